@@ -121,10 +121,10 @@ type Node struct {
 	Device   uint64 // of the file system; only where Links > 1 and Type is not Dir
 	Links    uint32 // number of hard links; 1 for directories
 
-	Size       int64  // logical bytes of a file; 0 for all else
-	Target     string // of a symlink; bytes
-	Rdev       uint64 // of a device: major<<32 | minor
-	InodeFlags uint32 // Linux chattr flags: Flag…
+	Size       int64   // logical bytes of a file; 0 for all else
+	Target     string  // of a symlink; bytes
+	Rdev       uint64  // of a device: major<<32 | minor
+	InodeFlags uint32  // Linux chattr flags: Flag…
 	Xattrs     []Xattr // sorted by name
 
 	// Extents are the stretches of a sparse file that hold data, ascending and
