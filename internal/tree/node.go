@@ -6,17 +6,19 @@
 // plaintext, so trees are the same in every repository whatever its keys.
 //
 // node.go: Node and its parts. encode.go: the canonical encoding of directory
-// records. snapshot.go: Snapshot. walk.go, find.go, diff.go: reading trees.
+// records. snapshot.go: Snapshot. walk.go, diff.go: reading trees.
 package tree
 
 import (
 	"crypto/sha256"
 	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 )
 
 // Hash is the SHA-256 of a chunk's plaintext. Repositories address chunks by a
 // keyed function of it.
-type Hash [sha256.Size]byte
+type Hash = repo.Hash
 
 // Type is the kind of a node.
 type Type uint8

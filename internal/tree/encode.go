@@ -1,0 +1,434 @@
+package tree
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Bounds of the encoding. A page ends behind an entry once it has reached
+// pageMax bytes, or pageMin if the entry's name says so (1 in 128 names: pages of
+// a large directory then average pageMin plus 128 entries of about 100 bytes,
+// some 28 KiB: one changed file rewrites little, and a million files need 35 pages
+// a mebibyte).
+const (
+	recordVersion = 1
+	pageMin       = 16 << 10
+	pageMax       = 256 << 10
+	pageNameLimit = 1 << 16 / 128
+
+	maxName    = 64 << 10
+	maxTarget  = 1 << 20
+	maxXattrs  = 64 << 10
+	maxExtents = 1 << 20
+	maxEntry   = 64 << 20 // bytes of one entry: xattrs and extents included
+
+	// DirectChunks is the largest number of chunks that a node lists itself;
+	// the list of a larger file is stored in list chunks.
+	DirectChunks = 1024
+	listMin      = 256
+	listMax      = 4096
+)
+
+// ErrCorrupt wraps every error of decoding: the bytes are not a canonical
+// record.
+var ErrCorrupt = errors.New("corrupt directory record")
+
+const (
+	hasLinks = 1 << iota
+	hasFlags
+	hasXattrs
+	hasExtents
+	isIndirect
+	hasSHA256
+	isUnstable
+	hasRdev
+	knownBits = 1<<iota - 1
+)
+
+// A PageWriter encodes the entries of one directory into pages.
+type PageWriter struct {
+	// Page receives each finished page; it may keep nothing of it.
+	Page func(page []byte) error
+
+	buf  []byte
+	body []byte // scratch of one entry
+	last string
+	some bool
+}
+
+// Add appends an entry. Entries come in strictly ascending order of names.
+func (w *PageWriter) Add(n *Node) error {
+	if w.some && n.Name <= w.last {
+		return fmt.Errorf("encode directory: %q after %q", n.Name, w.last)
+	}
+	w.last, w.some = n.Name, true
+	if len(w.buf) == 0 {
+		w.buf = append(w.buf, recordVersion)
+	}
+	w.body = appendNode(w.body[:0], n)
+	w.buf = binary.AppendUvarint(w.buf, uint64(len(w.body)))
+	w.buf = append(w.buf, w.body...)
+	if len(w.buf) < pageMin || len(w.buf) < pageMax && !endsPage(n.Name) {
+		return nil
+	}
+	return w.Flush()
+}
+
+// Flush ends the current page, if there is one. It is called once after the
+// last entry; the PageWriter may then be used for another directory.
+func (w *PageWriter) Flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	err := w.Page(w.buf)
+	w.buf = w.buf[:0]
+	return err
+}
+
+// Reset makes w ready for another directory.
+func (w *PageWriter) Reset() { w.buf, w.last, w.some = w.buf[:0], "", false }
+
+// endsPage decides by the name alone, so that the cuts of a large directory stay
+// where they are when other entries change.
+func endsPage(name string) bool {
+	h := sha256.Sum256([]byte(name))
+	return binary.LittleEndian.Uint16(h[:]) < pageNameLimit
+}
+
+func appendNode(b []byte, n *Node) []byte {
+	b = append(b, byte(n.Type))
+	b = appendString(b, n.Name)
+	bits := uint64(0)
+	set := func(cond bool, bit uint64) {
+		if cond {
+			bits |= bit
+		}
+	}
+	_, linked := n.Link()
+	set(linked, hasLinks)
+	set(n.InodeFlags != 0, hasFlags)
+	set(len(n.Xattrs) > 0, hasXattrs)
+	set(n.Extents != nil, hasExtents)
+	set(n.Indirect, isIndirect)
+	set(n.SHA256 != nil, hasSHA256)
+	set(n.Unstable, isUnstable)
+	set(n.Type == CharDevice || n.Type == BlockDevice, hasRdev)
+	b = binary.AppendUvarint(b, bits)
+	b = binary.AppendUvarint(b, uint64(n.Mode&ModeMask))
+	b = binary.AppendUvarint(b, uint64(n.UID))
+	b = binary.AppendUvarint(b, uint64(n.GID))
+	b = binary.AppendVarint(b, n.MTime.Sec)
+	b = binary.AppendUvarint(b, uint64(n.MTime.Nsec))
+	b = binary.AppendVarint(b, n.CTime.Sec-n.MTime.Sec)
+	b = binary.AppendUvarint(b, uint64(n.CTime.Nsec))
+	b = binary.AppendUvarint(b, n.Inode)
+	if linked {
+		b = binary.AppendUvarint(b, n.Device)
+		b = binary.AppendUvarint(b, uint64(n.Links))
+	}
+	if n.InodeFlags != 0 {
+		b = binary.AppendUvarint(b, uint64(n.InodeFlags))
+	}
+	if len(n.Xattrs) > 0 {
+		b = binary.AppendUvarint(b, uint64(len(n.Xattrs)))
+		for _, x := range n.Xattrs {
+			b = appendString(b, x.Name)
+			b = appendString(b, x.Value)
+		}
+	}
+	if bits&hasRdev != 0 {
+		b = binary.AppendUvarint(b, n.Rdev)
+	}
+	switch n.Type {
+	case File:
+		b = binary.AppendUvarint(b, uint64(n.Size))
+	case Symlink:
+		b = appendString(b, n.Target)
+	}
+	if n.Extents != nil {
+		b = binary.AppendUvarint(b, uint64(len(n.Extents)))
+		end := int64(0)
+		for _, e := range n.Extents {
+			b = binary.AppendUvarint(b, uint64(e.Offset-end))
+			b = binary.AppendUvarint(b, uint64(e.Length))
+			end = e.Offset + e.Length
+		}
+	}
+	if n.Type == File || n.Type == Dir {
+		b = binary.AppendUvarint(b, uint64(len(n.Content)))
+		b = AppendChunks(b, n.Content)
+	}
+	if n.SHA256 != nil {
+		b = append(b, n.SHA256[:]...)
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
+}
+
+// DecodePage calls fn for each entry of a page, in order. The node is valid
+// after the call; its strings share one copy of the page. prev is the name that
+// the first entry must be greater than ("" at the start of a directory). It
+// returns the last name.
+func DecodePage(page []byte, prev string, fn func(*Node) error) (last string, err error) {
+	d := decoder{s: string(page)}
+	if d.byte() != recordVersion || d.bad {
+		return "", fmt.Errorf("%w: unknown version", ErrCorrupt)
+	}
+	if len(d.s) == 0 {
+		return "", fmt.Errorf("%w: empty page", ErrCorrupt)
+	}
+	for len(d.s) > 0 {
+		body := decoder{s: d.string(maxEntry)}
+		if d.bad {
+			return "", fmt.Errorf("%w: entry cut off", ErrCorrupt)
+		}
+		n := new(Node)
+		if !body.node(n) || len(body.s) != 0 {
+			return "", fmt.Errorf("%w: entry after %q", ErrCorrupt, prev)
+		}
+		if n.Name <= prev {
+			return "", fmt.Errorf("%w: %q after %q", ErrCorrupt, n.Name, prev)
+		}
+		prev = n.Name
+		if err := fn(n); err != nil {
+			return "", err
+		}
+	}
+	return prev, nil
+}
+
+// decoder consumes s from the front. After a fault bad is set, and what it
+// returns means nothing.
+type decoder struct {
+	s   string
+	bad bool
+}
+
+func (d *decoder) byte() byte {
+	if len(d.s) == 0 {
+		d.bad = true
+		return 0
+	}
+	b := d.s[0]
+	d.s = d.s[1:]
+	return b
+}
+
+func (d *decoder) uvarint() uint64 {
+	var v uint64
+	for i := 0; i < len(d.s) && i < binary.MaxVarintLen64; i++ {
+		b := d.s[i]
+		if i == 9 && b > 1 {
+			break // overflows 64 bits
+		}
+		v |= uint64(b&0x7f) << (7 * i)
+		if b < 0x80 {
+			if b == 0 && i > 0 {
+				break // not the shortest form
+			}
+			d.s = d.s[i+1:]
+			return v
+		}
+	}
+	d.bad, d.s = true, ""
+	return 0
+}
+
+func (d *decoder) max(limit uint64) uint64 {
+	v := d.uvarint()
+	if v > limit {
+		d.bad, d.s = true, ""
+		return 0
+	}
+	return v
+}
+
+func (d *decoder) varint() int64 {
+	u := d.uvarint()
+	return int64(u>>1) ^ -int64(u&1)
+}
+
+func (d *decoder) string(limit uint64) string {
+	n := d.max(limit)
+	if n > uint64(len(d.s)) {
+		d.bad, d.s = true, ""
+		return ""
+	}
+	s := d.s[:n]
+	d.s = d.s[n:]
+	return s
+}
+
+func (d *decoder) time(base int64) Time {
+	sec := base + d.varint()
+	return Time{sec, uint32(d.max(999_999_999))}
+}
+
+func (d *decoder) hash() (h Hash) {
+	if len(d.s) < len(h) {
+		d.bad, d.s = true, ""
+		return h
+	}
+	copy(h[:], d.s)
+	d.s = d.s[len(h):]
+	return h
+}
+
+func (d *decoder) node(n *Node) bool {
+	const maxU32 = 1<<32 - 1
+	const maxI64 = 1<<63 - 1
+	n.Type = Type(d.byte())
+	n.Name = d.string(maxName)
+	if n.Type < File || n.Type > BlockDevice || !ValidName(n.Name) {
+		return false
+	}
+	bits := d.max(knownBits)
+	device := n.Type == CharDevice || n.Type == BlockDevice
+	if device != (bits&hasRdev != 0) ||
+		n.Type != File && bits&(hasExtents|isIndirect|hasSHA256|isUnstable) != 0 ||
+		n.Type == Dir && bits&hasLinks != 0 {
+		return false
+	}
+	n.Mode = uint32(d.max(uint64(ModeMask)))
+	n.UID = uint32(d.max(maxU32))
+	n.GID = uint32(d.max(maxU32))
+	n.MTime = d.time(0)
+	n.CTime = d.time(n.MTime.Sec)
+	n.Inode = d.uvarint()
+	n.Links = 1
+	if bits&hasLinks != 0 {
+		n.Device = d.uvarint()
+		if n.Links = uint32(d.max(maxU32)); n.Links < 2 {
+			return false
+		}
+	}
+	if bits&hasFlags != 0 {
+		if n.InodeFlags = uint32(d.max(maxU32)); n.InodeFlags == 0 {
+			return false
+		}
+	}
+	if bits&hasXattrs != 0 {
+		count := d.max(maxXattrs)
+		if count == 0 {
+			return false
+		}
+		n.Xattrs = make([]Xattr, 0, min(count, 16))
+		for ; count > 0 && !d.bad; count-- {
+			x := Xattr{d.string(maxName), d.string(maxEntry)}
+			if k := len(n.Xattrs); k > 0 && x.Name <= n.Xattrs[k-1].Name {
+				return false
+			}
+			n.Xattrs = append(n.Xattrs, x)
+		}
+	}
+	if device {
+		n.Rdev = d.uvarint()
+	}
+	switch n.Type {
+	case File:
+		n.Size = int64(d.max(maxI64))
+	case Symlink:
+		n.Target = d.string(maxTarget)
+	}
+	if bits&hasExtents != 0 && !d.extents(n) {
+		return false
+	}
+	if n.Type == File || n.Type == Dir {
+		count := d.uvarint()
+		if count > uint64(len(d.s))/(sha256.Size+1) {
+			return false
+		}
+		if count > 0 {
+			n.Content = make([]Chunk, count)
+			d.chunks(n.Content)
+		}
+	}
+	if n.Indirect = bits&isIndirect != 0; n.Indirect && len(n.Content) == 0 {
+		return false
+	}
+	if bits&hasSHA256 != 0 {
+		h := d.hash()
+		n.SHA256 = &h
+	}
+	n.Unstable = bits&isUnstable != 0
+	return !d.bad
+}
+
+func (d *decoder) extents(n *Node) bool {
+	count := d.max(maxExtents)
+	n.Extents = make([]Extent, 0, min(count, 1024))
+	end := int64(0)
+	for i := uint64(0); i < count && !d.bad; i++ {
+		gap, length := d.max(1<<62), d.max(1<<62)
+		off := end + int64(gap)
+		if length == 0 || gap == 0 && i > 0 || off < end || off > n.Size || int64(length) > n.Size-off {
+			return false
+		}
+		end = off + int64(length)
+		n.Extents = append(n.Extents, Extent{off, int64(length)})
+	}
+	return !d.bad
+}
+
+func (d *decoder) chunks(out []Chunk) {
+	for i := range out {
+		out[i].Hash = d.hash()
+		if out[i].Size = uint32(d.max(1<<32 - 1)); out[i].Size == 0 {
+			d.bad = true
+		}
+	}
+}
+
+// ValidName says whether name can be an entry of a directory.
+func ValidName(name string) bool {
+	return name != "" && name != "." && name != ".." && len(name) <= maxName && !strings.ContainsAny(name, "/\x00")
+}
+
+// AppendChunks appends the encoding of chunks, as list chunks hold it.
+func AppendChunks(b []byte, chunks []Chunk) []byte {
+	for i := range chunks {
+		b = append(b, chunks[i].Hash[:]...)
+		b = binary.AppendUvarint(b, uint64(chunks[i].Size))
+	}
+	return b
+}
+
+// DecodeChunks decodes what AppendChunks encoded, appending to chunks.
+func DecodeChunks(chunks []Chunk, list []byte) ([]Chunk, error) {
+	d := decoder{s: string(list)}
+	for len(d.s) > 0 {
+		var one [1]Chunk
+		d.chunks(one[:])
+		if d.bad {
+			return nil, fmt.Errorf("%w: list of chunks", ErrCorrupt)
+		}
+		chunks = append(chunks, one[0])
+	}
+	return chunks, nil
+}
+
+// SplitList cuts a list of chunks into the pieces that are stored as list
+// chunks. The cuts depend on the chunks' hashes, so that a change in the middle
+// of a large file leaves the other pieces as they were.
+func SplitList(chunks []Chunk) [][]Chunk {
+	var out [][]Chunk
+	start := 0
+	for i := range chunks {
+		n := i + 1 - start
+		if n >= listMax || n >= listMin && chunks[i].Hash[0] == 0 {
+			out = append(out, chunks[start:i+1])
+			start = i + 1
+		}
+	}
+	if start < len(chunks) {
+		out = append(out, chunks[start:])
+	}
+	return out
+}

@@ -1,0 +1,138 @@
+package tree
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+)
+
+// Mode says what a run read of its sources.
+type Mode string
+
+// The modes of a run. Every snapshot is complete, whatever its mode.
+const (
+	Full         Mode = "full"         // every byte was read
+	Incremental  Mode = "incremental"  // files unchanged since the last snapshot were not read
+	Differential Mode = "differential" // files unchanged since the last full snapshot were not read
+)
+
+// Path is a path or name of the source's file system: bytes. In JSON, one that
+// is not valid UTF-8 is a string of U+0000 and its standard base64.
+type Path string
+
+// MarshalText implements [encoding.TextMarshaler].
+func (p Path) MarshalText() ([]byte, error) {
+	if utf8.ValidString(string(p)) {
+		return []byte(p), nil
+	}
+	return []byte("\x00" + base64.StdEncoding.EncodeToString([]byte(p))), nil
+}
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (p *Path) UnmarshalText(text []byte) error {
+	if b64, ok := strings.CutPrefix(string(text), "\x00"); ok {
+		b, err := base64.StdEncoding.DecodeString(b64)
+		if err != nil {
+			return fmt.Errorf("%w: path: %w", ErrCorrupt, err)
+		}
+		*p = Path(b)
+		return nil
+	}
+	*p = Path(text)
+	return nil
+}
+
+// Counts are the sums of one snapshot.
+type Counts struct {
+	Files    int64 `json:"files"`
+	Dirs     int64 `json:"dirs"`
+	Symlinks int64 `json:"symlinks"`
+	Others   int64 `json:"others"` // FIFOs and devices
+	Bytes    int64 `json:"bytes"`  // logical size of all files
+
+	New        int64 `json:"new"`
+	Changed    int64 `json:"changed"`
+	Unmodified int64 `json:"unmodified"`
+
+	BytesRead     int64 `json:"bytes_read"`   // from the sources
+	BytesAdded    int64 `json:"bytes_added"`  // of new chunks, before compression
+	BytesStored   int64 `json:"bytes_stored"` // in new packs, index included
+	ChunksAdded   int64 `json:"chunks_added"` // new in the repository
+	SkippedByRule int64 `json:"skipped"`      // excluded entries and sockets
+	Problems      int64 `json:"problems"`     // entries of Snapshot.Problems
+}
+
+// A Problem is something that is not in the snapshot as it was in the source.
+type Problem struct {
+	Path Path   `json:"path"`
+	Kind string `json:"kind"` // unreadable | vanished | unstable | metadata | silent-change
+	Text string `json:"text"`
+}
+
+// MaxProblems bounds the list of a snapshot; Counts.Problems counts on.
+const MaxProblems = 10_000
+
+// Snapshot is one complete, immutable point in time of some sources of one host.
+type Snapshot struct {
+	ID repo.ID `json:"-"`
+
+	Time    time.Time `json:"time"` // start of the run
+	End     time.Time `json:"end"`
+	Host    string    `json:"host"`
+	User    string    `json:"user"`
+	Program string    `json:"program"` // name and version
+	RunID   string    `json:"run_id"`
+	Sources []Path    `json:"sources"` // absolute, ascending
+	Mode    Mode      `json:"mode"`
+	Parent  *repo.ID  `json:"parent,omitempty"` // the snapshot that unchanged files were compared with
+	Tags    []string  `json:"tags,omitempty"`
+
+	// Root is the content of the record of the directory "/".
+	Root []Chunk `json:"root"`
+	// Users and Groups name the owners that occur; a number without a name is
+	// not listed.
+	Users  map[uint32]string `json:"users,omitempty"`
+	Groups map[uint32]string `json:"groups,omitempty"`
+
+	Counts   Counts    `json:"counts"`
+	Problems []Problem `json:"problem_list,omitempty"`
+	// Lacks says what the source's platform could not give at all.
+	Lacks []string `json:"lacks,omitempty"`
+}
+
+// RootNode returns the node of the directory "/".
+func (s *Snapshot) RootNode() *Node {
+	return &Node{Type: Dir, Mode: 0o755, Links: 1, Content: s.Root}
+}
+
+// MarshalJSON implements [json.Marshaler]: hash in hexadecimal, and size.
+func (c Chunk) MarshalJSON() ([]byte, error) {
+	return json.Marshal(chunkJSON{hex.EncodeToString(c.Hash[:]), c.Size})
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (c *Chunk) UnmarshalJSON(b []byte) error {
+	var j chunkJSON
+	if err := json.Unmarshal(b, &j); err != nil {
+		return err
+	}
+	if len(j.Hash) != 2*len(c.Hash) || j.Size == 0 {
+		return fmt.Errorf("%w: chunk reference", ErrCorrupt)
+	}
+	if _, err := hex.Decode(c.Hash[:], []byte(j.Hash)); err != nil {
+		return fmt.Errorf("%w: chunk reference: %w", ErrCorrupt, err)
+	}
+	c.Size = j.Size
+	return nil
+}
+
+type chunkJSON struct {
+	Hash string `json:"sha256"`
+	Size uint32 `json:"size"`
+}
