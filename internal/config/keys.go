@@ -1,0 +1,291 @@
+package config
+
+import "slices"
+
+// A Type says how the text of a key is read.
+type Type string
+
+// The types of keys. A number with a unit may be written without it where the
+// key names a unit of its own.
+const (
+	String   Type = "string"
+	Path     Type = "path"      // made absolute from the working directory; ~ is the home directory
+	List     Type = "list"      // items separated by commas or newlines; "quoted" to hold either
+	PathList Type = "path list" // a list of paths; items with :// are addresses and left alone
+	Int      Type = "integer"   // 0 or more
+	Float    Type = "number"    // 0 or more
+	Bool     Type = "boolean"   // True/False, yes/no, on/off, 1/0, in any case
+	Duration Type = "duration"  // 90s, 5m, 2h, 7d, 4w, 1h30m
+	Size     Type = "size"      // 512K, 20MiB, 1G: powers of 1024
+	Enum     Type = "choice"    // one of Key.Values, in any case
+	Times    Type = "times"     // a list of HH:MM, 24 hours
+	URL      Type = "URL"       // http or https
+)
+
+// A Section is one [SECTION] of the table.
+type Section struct {
+	Name string
+	Doc  string // one sentence
+	// Reserved sections belong to features that this version does not have:
+	// their keys are read, checked and kept, and not acted on.
+	Reserved bool
+	Keys     []Key
+}
+
+// A Key is one setting: everything about it that the program or its
+// documentation knows is declared here, once.
+type Key struct {
+	Section string
+	Name    string // lower case
+	Type    Type
+	// Default is what an unset key means, written as in a file; "" is none.
+	Default string
+	// Unit of a bare number: "s", "KiB/s"; "" if it has none.
+	Unit string
+	// Values are the choices of an Enum.
+	Values []string
+	// Floor is what smaller integers are raised to (2.5 did so for a few keys).
+	Floor int64
+	// Max is the largest integer allowed; 0 is no bound.
+	Max int64
+	// Secret values are never printed and should come from a ${VARIABLE}.
+	Secret bool
+	// Reserved keys are read, checked and kept, and not acted on.
+	Reserved bool
+	// Deprecated says what to do instead; "" for a current key.
+	Deprecated string
+	// Doc is one sentence.
+	Doc string
+	// Example is what the example file shows instead of the default.
+	Example string
+	// Active keys are not commented out in the example file.
+	Active bool
+}
+
+// Keys returns every key of the table, in its order.
+func Keys() []Key {
+	var keys []Key
+	for _, s := range Sections() {
+		keys = append(keys, s.Keys...)
+	}
+	return keys
+}
+
+// Sections returns the table. Sections and keys of BackupHandler 2.5 keep their
+// names, meanings and defaults; new ones are added, none is given another
+// meaning, and none is removed.
+func Sections() []Section {
+	sections := slices.Concat(currentSections(), reservedSections())
+	for i := range sections {
+		s := &sections[i]
+		for j := range s.Keys {
+			s.Keys[j].Section = s.Name
+			s.Keys[j].Reserved = s.Keys[j].Reserved || s.Reserved
+		}
+	}
+	return sections
+}
+
+// literalSchema is the first value of [META] schema_version whose files mean %
+// literally. 2.5 and its successor wrote 3 to 5 and knew %-interpolation.
+const literalSchema = 6
+
+func currentSections() []Section {
+	return []Section{
+		{Name: "META", Doc: "About this file.", Keys: []Key{
+			{Name: "schema_version", Type: String, Example: "6", Active: true,
+				Doc: "Version of the file's rules: from 6 on, % stands for itself; below, or unset, %% means % as in BackupHandler 2.5."},
+		}},
+		{Name: "DEFAULT", Doc: "What is backed up and how; keys set here are inherited by all other sections.", Keys: []Key{
+			{Name: "source_dir", Type: Path, Example: "/home", Active: true,
+				Doc: "Directory to back up."},
+			{Name: "source_dirs", Type: PathList, Example: `/etc, "/srv/files, shared"`,
+				Doc: "More directories to back up into the same snapshot."},
+			{Name: "mode", Type: Enum, Default: "full", Values: []string{"full", "incremental", "differential"}, Example: "incremental", Active: true,
+				Doc: "What is read: full reads every byte, incremental only files changed since the previous snapshot, differential those changed since the last full one; every snapshot is complete in each mode."},
+			{Name: "exclude_patterns", Type: List, Example: "*.tmp, *.cache, node_modules",
+				Doc: "Shell patterns of what to leave out, matched against a file's name and its path below the source; * also matches /."},
+			{Name: "parallel_copies", Type: Int, Default: "1", Floor: 1, Max: 256,
+				Doc: "Number of files read at the same time."},
+			{Name: "compress_type", Type: Enum, Default: "none", Values: []string{"none", "zip", "zip_pw"},
+				Deprecated: "repositories are always compressed, see [REPOSITORY] compression; zip archives are written by the export command",
+				Doc:        "Archive that BackupHandler 2.5 made after a backup; it has no effect."},
+		}},
+		{Name: "BACKUPS", Doc: "Where to.", Keys: []Key{
+			{Name: "backup_dirs", Type: PathList, Example: "/mnt/backup/repository", Active: true,
+				Doc: "Destinations; each holds one repository and receives every snapshot."},
+		}},
+		{Name: "ENCRYPTION", Doc: "Who can read the repositories.", Keys: []Key{
+			{Name: "enabled", Type: Bool, Default: "False", Example: "True", Active: true,
+				Doc: "Protect new repositories by a secret; without it, anyone who can read a destination can read the backups."},
+			{Name: "key_file", Type: Path, Example: "/etc/backup-handler/key",
+				Doc: "File of 32 random bytes that opens the repositories; it takes precedence over the passphrase."},
+			{Name: "passphrase", Type: String, Secret: true, Example: "${BACKUP_HANDLER_PASSPHRASE}", Active: true,
+				Doc: "Passphrase that opens the repositories."},
+			{Name: "workers", Type: Int, Default: "1", Floor: 1, Max: 256,
+				Doc: "Number of blocks compressed and sealed at the same time."},
+			{Name: "kdf", Type: Enum, Default: "pbkdf2", Values: []string{"pbkdf2", "argon2id"},
+				Doc: "How new key slots turn a passphrase into a key."},
+			{Name: "recipients", Type: List, Example: "/etc/backup-handler/team.pub",
+				Doc: "Public keys, or files that hold them, whose owners can open new repositories too."},
+			{Name: "identity_file", Type: Path, Example: "/root/recovery.key",
+				Doc: "Private key that opens the repositories as one of their recipients."},
+			{Name: "backend", Type: Enum, Default: "aes", Values: []string{"aes", "qsafe"}, Reserved: true,
+				Doc: "Cipher of the file-by-file backups of BackupHandler 2.5's successor."},
+			{Name: "qsafe_recipients", Type: PathList, Reserved: true, Doc: "Public keys of that successor's qsafe cipher."},
+			{Name: "qsafe_secret_key", Type: Path, Reserved: true, Doc: "Secret key of the qsafe cipher, to restore and verify."},
+			{Name: "qsafe_sign_key", Type: Path, Reserved: true, Doc: "Key that signed manifests."},
+			{Name: "qsafe_sign_pub", Type: Path, Reserved: true, Doc: "Key that checks the signatures of manifests."},
+			{Name: "qsafe_sign_passphrase", Type: String, Secret: true, Reserved: true, Example: "${QSAFE_PASSPHRASE}",
+				Doc: "Passphrase of the signing key."},
+		}},
+		{Name: "REPOSITORY", Doc: "How repositories are written.", Keys: []Key{
+			{Name: "compression", Type: Enum, Default: "default", Values: []string{"off", "fastest", "default", "better", "best"},
+				Doc: "How hard to compress; data that does not shrink is stored as it is."},
+			{Name: "file_sha256", Type: Bool, Default: "False",
+				Doc: "Record the SHA-256 of every file, which costs a second pass over files of several chunks."},
+		}},
+		{Name: "EXCLUDE", Doc: "What to leave out, beside [DEFAULT] exclude_patterns.", Keys: []Key{
+			{Name: "exclude_files", Type: PathList, Example: "/etc/backup-handler/excludes",
+				Doc: "Files with one pattern per line."},
+			{Name: "gitignore", Type: Bool, Default: "False",
+				Doc: "Read exclude_files by the rules of .gitignore: **, ! and anchoring, * does not match /."},
+			{Name: "exclude_caches", Type: Bool, Default: "False",
+				Doc: "Leave out the content of directories marked by a CACHEDIR.TAG."},
+			{Name: "exclude_if_present", Type: List, Example: ".nobackup",
+				Doc: "Leave out the content of directories that hold a file of one of these names."},
+			{Name: "one_file_system", Type: Bool, Default: "False",
+				Doc: "Stay on the file system of each source: do not enter mounts below it."},
+			{Name: "larger_than", Type: Size, Example: "4GiB",
+				Doc: "Leave out files larger than this; unset means no limit."},
+		}},
+		{Name: "STATE", Doc: "Where the program keeps what must last: logs, run records.", Keys: []Key{
+			{Name: "dir", Type: Path, Example: "/var/lib/backup-handler",
+				Doc: "State directory; unset means $BACKUP_HANDLER_DATA_DIR, else /var/lib/backup-handler for root, else $XDG_STATE_HOME/backup-handler or ~/.local/state/backup-handler."},
+		}},
+		{Name: "CACHE", Doc: "Where the program keeps what it can fetch again.", Keys: []Key{
+			{Name: "dir", Type: Path, Example: "/var/cache/backup-handler",
+				Doc: "Cache directory; unset means $XDG_CACHE_HOME/backup-handler or ~/.cache/backup-handler, for root without a home /var/cache/backup-handler."},
+		}},
+		{Name: "LOG", Doc: "The application log, Logs/application.log in the state directory.", Keys: []Key{
+			{Name: "level", Type: Enum, Default: "info", Values: []string{"debug", "info", "warn", "error"},
+				Doc: "Least level that is written."},
+			{Name: "json", Type: Bool, Default: "False",
+				Doc: "One JSON object per line instead of text; unset means $BACKUP_HANDLER_LOG_JSON."},
+			{Name: "max_size_mb", Type: Int, Default: "50", Unit: "MiB", Floor: 1, Max: 4096,
+				Doc: "Size at which the log is rotated."},
+			{Name: "max_files", Type: Int, Default: "30", Floor: 1, Max: 1000,
+				Doc: "Number of rotated logs that are kept."},
+		}},
+		{Name: "DEDUP", Doc: "Deduplication of BackupHandler 2.5.", Keys: []Key{
+			{Name: "enabled", Type: Bool, Default: "False",
+				Deprecated: "repositories always store equal data once",
+				Doc:        "Replaced equal files by hard links; it has no effect."},
+		}},
+	}
+}
+
+func reservedSections() []Section {
+	return []Section{
+		{Name: "MODES", Reserved: true, Doc: "What a scheduled run does.", Keys: []Key{
+			{Name: "local", Type: Bool, Default: "False", Doc: "Back up to [BACKUPS] backup_dirs."},
+			{Name: "ssh", Type: Bool, Default: "False", Doc: "Back up to [SSH] ssh_servers."},
+			{Name: "s3", Type: Bool, Default: "False", Doc: "Back up to [S3] bucket."},
+			{Name: "db", Type: Bool, Default: "False", Doc: "Back up the [DATABASE]."},
+		}},
+		{Name: "SSH", Reserved: true, Doc: "SSH servers as destinations.", Keys: []Key{
+			{Name: "ssh_servers", Type: List, Doc: "Host names of the servers."},
+			{Name: "username", Type: String, Doc: "User to log in as."},
+			{Name: "password", Type: String, Secret: true, Example: "${SSH_PASSWORD}", Doc: "Password to log in with."},
+			{Name: "bandwidth_limit", Type: Int, Default: "0", Unit: "KiB/s", Doc: "Largest rate of one transfer, 0 for no limit."},
+			{Name: "known_hosts", Type: Path, Default: "~/.ssh/known_hosts", Doc: "File of host keys that are trusted."},
+		}},
+		{Name: "S3", Reserved: true, Doc: "An S3 bucket as destination.", Keys: []Key{
+			{Name: "bucket", Type: String, Doc: "Name of the bucket."},
+			{Name: "prefix", Type: String, Doc: "What the names of all objects begin with."},
+			{Name: "region", Type: String, Doc: "Region of the bucket."},
+			{Name: "access_key", Type: String, Secret: true, Example: "${AWS_ACCESS_KEY_ID}", Doc: "Access key ID; unset means the usual AWS credential chain."},
+			{Name: "secret_key", Type: String, Secret: true, Example: "${AWS_SECRET_ACCESS_KEY}", Doc: "Secret access key."},
+			{Name: "max_bandwidth", Type: Int, Default: "0", Unit: "KiB/s", Doc: "Largest rate, 0 for no limit."},
+			{Name: "multipart_threshold", Type: Int, Default: "8", Unit: "MiB", Doc: "Size from which objects are sent in parts."},
+			{Name: "max_concurrency", Type: Int, Default: "10", Doc: "Number of parts sent at the same time."},
+		}},
+		{Name: "DATABASE", Reserved: true, Doc: "A MySQL or MariaDB database as source.", Keys: []Key{
+			{Name: "user", Type: String, Doc: "User to log in as."},
+			{Name: "password", Type: String, Secret: true, Example: "${DB_PASSWORD}", Doc: "Password to log in with."},
+			{Name: "database", Type: String, Doc: "Name of the database."},
+			{Name: "host", Type: String, Default: "localhost", Doc: "Host of the server."},
+			{Name: "port", Type: Int, Default: "3306", Max: 65535, Doc: "Port of the server."},
+			{Name: "single_transaction", Type: Bool, Default: "True", Doc: "Dump in one transaction."},
+			{Name: "binlog_position", Type: Bool, Default: "False", Doc: "Record the position in the binary log."},
+		}},
+		{Name: "SCHEDULE", Reserved: true, Doc: "When the daemon runs a backup.", Keys: []Key{
+			{Name: "times", Type: Times, Example: "03:00, 15:30", Doc: "Times of day, local time."},
+			{Name: "interval_minutes", Type: Int, Default: "1", Unit: "min", Floor: 1, Example: "60",
+				Doc: "Expected time between backups, by which a missing one is noticed."},
+		}},
+		{Name: "HOOKS", Reserved: true, Doc: "Commands around a run.", Keys: []Key{
+			{Name: "pre_backup", Type: String, Doc: "Shell command before the backup; its failure ends the run."},
+			{Name: "post_backup", Type: String, Doc: "Shell command after the backup."},
+		}},
+		{Name: "RETENTION", Reserved: true, Doc: "Which snapshots are kept.", Keys: []Key{
+			{Name: "max_age_days", Type: Int, Default: "0", Unit: "d", Doc: "Age beyond which snapshots are forgotten, 0 for none."},
+			{Name: "max_count", Type: Int, Default: "0", Doc: "Number of snapshots beyond which the oldest are forgotten, 0 for none."},
+		}},
+		{Name: "SMTP", Reserved: true, Doc: "Mail about runs.", Keys: []Key{
+			{Name: "host", Type: String, Doc: "Host of the mail server."},
+			{Name: "port", Type: Int, Default: "587", Max: 65535, Doc: "Port of the mail server."},
+			{Name: "user", Type: String, Doc: "User to log in as."},
+			{Name: "password", Type: String, Secret: true, Example: "${SMTP_PASSWORD}", Doc: "Password to log in with."},
+			{Name: "from_addr", Type: String, Doc: "Address of the sender."},
+			{Name: "to_addrs", Type: List, Doc: "Addresses of the receivers."},
+			{Name: "use_tls", Type: Bool, Default: "True", Doc: "Use STARTTLS."},
+		}},
+		{Name: "EMAIL", Reserved: true, Doc: "The mail account that BackupHandler 2.5 kept in email_config.ini.", Keys: []Key{
+			{Name: "sender_email", Type: String, Doc: "Address of the sender, and user to log in as."},
+			{Name: "app_password", Type: String, Secret: true, Example: "${EMAIL_APP_PASSWORD}", Doc: "Password to log in with."},
+			{Name: "smtp_host", Type: String, Default: "smtp.gmail.com", Doc: "Host of the mail server."},
+			{Name: "smtp_port", Type: Int, Default: "465", Max: 65535, Doc: "Port of the mail server."},
+		}},
+		{Name: "TELEGRAM", Reserved: true, Doc: "The Telegram bot that BackupHandler 2.5 kept in bot_config.ini.", Keys: []Key{
+			{Name: "api_token", Type: String, Secret: true, Example: "${TELEGRAM_API_TOKEN}", Doc: "Token of the bot."},
+		}},
+		{Name: "USERS", Reserved: true, Doc: "The chats that BackupHandler 2.5 kept in bot_config.ini.", Keys: []Key{
+			{Name: "interacted_users", Type: List, Doc: "Numbers of the chats that are told about runs."},
+		}},
+		{Name: "NOTIFICATIONS", Reserved: true, Doc: "Who is told about runs.", Keys: []Key{
+			{Name: "bot", Type: Bool, Default: "False", Doc: "Tell the Telegram chats."},
+			{Name: "receiver_emails", Type: List, Doc: "Mail addresses that are told."},
+		}},
+		{Name: "WEBHOOK", Reserved: true, Doc: "An HTTP call about each run.", Keys: []Key{
+			{Name: "url", Type: URL, Secret: true, Example: "${WEBHOOK_URL}", Doc: "Address that is called; it often holds a token."},
+			{Name: "auth_header", Type: String, Secret: true, Example: "${WEBHOOK_AUTH}", Doc: "Value of the Authorization header."},
+		}},
+		{Name: "HEARTBEAT", Reserved: true, Doc: "An HTTP call after each fully good run.", Keys: []Key{
+			{Name: "url", Type: URL, Secret: true, Example: "${HEARTBEAT_URL}", Doc: "Address that is called; it often holds a token."},
+			{Name: "timeout", Type: Int, Default: "10", Unit: "s", Floor: 1, Doc: "Longest wait for an answer."},
+		}},
+		{Name: "PREFLIGHT", Reserved: true, Doc: "Checks before a run.", Keys: []Key{
+			{Name: "enabled", Type: Bool, Default: "True", Doc: "Make these checks."},
+			{Name: "expected_mount", Type: Path, Doc: "Directory that must be a mount point."},
+			{Name: "expected_label", Type: String, Doc: "Label that the mounted volume must have."},
+			{Name: "expected_uuid", Type: String, Doc: "UUID that the mounted volume must have."},
+			{Name: "expected_fs_type", Type: String, Default: "xfs", Doc: "File system that the volume must hold."},
+			{Name: "expected_owner", Type: String, Doc: "User who must own the destinations."},
+			{Name: "auto_mount", Type: Bool, Default: "True", Doc: "Mount the volume if it is not."},
+			{Name: "auto_fix_ownership", Type: Bool, Default: "False", Doc: "Give the destinations to the expected owner."},
+			{Name: "ensure_fstab", Type: Bool, Default: "True", Doc: "Add the volume to /etc/fstab if it is missing."},
+			{Name: "staleness_factor", Type: Float, Default: "2.0", Floor: 1, Doc: "Intervals without a backup after which an alarm is raised."},
+			{Name: "local_mail_to", Type: String, Doc: "Local user who is mailed about alarms."},
+			{Name: "status_sentinel", Type: String, Default: "Logs/last_run_status.json", Doc: "File that holds the outcome of the last run."},
+		}},
+		{Name: "TAILSCALE", Reserved: true, Doc: "Joining a tailnet to reach destinations.", Keys: []Key{
+			{Name: "enabled", Type: Bool, Default: "False", Doc: "Join before a run."},
+			{Name: "auth_key", Type: String, Secret: true, Example: "${TAILSCALE_AUTHKEY}", Doc: "Key to join with."},
+			{Name: "hostname", Type: String, Doc: "Name of this machine in the tailnet."},
+			{Name: "advertise_tags", Type: String, Doc: "Tags of this machine."},
+			{Name: "accept_routes", Type: Bool, Default: "False", Doc: "Use the routes that others offer."},
+			{Name: "disconnect_after", Type: Bool, Default: "False", Doc: "Leave the tailnet after the run."},
+		}},
+	}
+}

@@ -1,0 +1,214 @@
+package config
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+)
+
+// Sources returns the directories to back up, absolute, without repetitions.
+func (c *Config) Sources() ([]string, error) {
+	dir, err := c.Value("DEFAULT", "source_dir").Path()
+	if err != nil {
+		return nil, err
+	}
+	more, err := c.Value("DEFAULT", "source_dirs").List()
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, d := range append([]string{dir}, more...) {
+		if d != "" && !slices.Contains(dirs, d) {
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs, nil
+}
+
+// Mode returns "full", "incremental" or "differential".
+func (c *Config) Mode() (string, error) { return c.Value("DEFAULT", "mode").Text() }
+
+// ParallelCopies returns how many files are read at once, at least 1.
+func (c *Config) ParallelCopies() (int, error) {
+	n, err := c.Value("DEFAULT", "parallel_copies").Int()
+	return int(n), err
+}
+
+// BackupDirs returns the destinations: absolute paths, or addresses with ://.
+func (c *Config) BackupDirs() ([]string, error) { return c.Value("BACKUPS", "backup_dirs").List() }
+
+// Exclude says what a backup leaves out.
+type Exclude struct {
+	Patterns      []string // 2.5's: fnmatch on the name and on the relative path
+	Files         []string // absolute paths of files of patterns
+	GitIgnore     bool     // Files follow the rules of .gitignore
+	Caches        bool     // skip directories with a CACHEDIR.TAG
+	IfPresent     []string // skip directories that hold a file of such a name
+	OneFileSystem bool
+	LargerThan    int64 // bytes; 0 is no limit
+}
+
+// Exclude returns [DEFAULT] exclude_patterns and the section [EXCLUDE].
+func (c *Config) Exclude() (Exclude, error) {
+	var r reader
+	return Exclude{
+		Patterns:      get(&r, c.Value("DEFAULT", "exclude_patterns"), Value.List),
+		Files:         get(&r, c.Value("EXCLUDE", "exclude_files"), Value.List),
+		GitIgnore:     get(&r, c.Value("EXCLUDE", "gitignore"), Value.Bool),
+		Caches:        get(&r, c.Value("EXCLUDE", "exclude_caches"), Value.Bool),
+		IfPresent:     get(&r, c.Value("EXCLUDE", "exclude_if_present"), Value.List),
+		OneFileSystem: get(&r, c.Value("EXCLUDE", "one_file_system"), Value.Bool),
+		LargerThan:    get(&r, c.Value("EXCLUDE", "larger_than"), Value.Size),
+	}, r.err
+}
+
+// Encryption says who can open repositories. The lazy ones are read by those
+// who need them: a restore needs one of them, never all.
+type Encryption struct {
+	Enabled bool
+	Workers int    // at least 1
+	KDF     string // "pbkdf2" or "argon2id"
+
+	KeyFile      Lazy[string] // absolute path; goes before Passphrase
+	Passphrase   Lazy[SecretString]
+	Recipients   Lazy[[]string] // public keys or paths of files, as written
+	IdentityFile Lazy[string]   // absolute path
+}
+
+// Encryption returns the section [ENCRYPTION].
+func (c *Config) Encryption() (Encryption, error) {
+	var r reader
+	return Encryption{
+		Enabled:      get(&r, c.Value("ENCRYPTION", "enabled"), Value.Bool),
+		Workers:      int(get(&r, c.Value("ENCRYPTION", "workers"), Value.Int)),
+		KDF:          get(&r, c.Value("ENCRYPTION", "kdf"), Value.Text),
+		KeyFile:      Lazy[string]{c.Value("ENCRYPTION", "key_file"), Value.Path},
+		Passphrase:   Lazy[SecretString]{c.Value("ENCRYPTION", "passphrase"), Value.Secret},
+		Recipients:   Lazy[[]string]{c.Value("ENCRYPTION", "recipients"), Value.List},
+		IdentityFile: Lazy[string]{c.Value("ENCRYPTION", "identity_file"), Value.Path},
+	}, r.err
+}
+
+// Repository says how repositories are written.
+type Repository struct {
+	Compression string // "off", "fastest", "default", "better" or "best"
+	FileSHA256  bool   // record the SHA-256 of files of several chunks too
+}
+
+// Repository returns the section [REPOSITORY].
+func (c *Config) Repository() (Repository, error) {
+	var r reader
+	return Repository{
+		Compression: get(&r, c.Value("REPOSITORY", "compression"), Value.Text),
+		FileSHA256:  get(&r, c.Value("REPOSITORY", "file_sha256"), Value.Bool),
+	}, r.err
+}
+
+// Log says how the application log is written.
+type Log struct {
+	Level     slog.Level
+	JSON      bool
+	MaxSizeMB int // MiB, at least 1
+	MaxFiles  int // rotated files that are kept, at least 1
+}
+
+// Log returns the section [LOG].
+func (c *Config) Log() (Log, error) {
+	var r reader
+	log := Log{
+		JSON:      get(&r, c.Value("LOG", "json"), Value.Bool),
+		MaxSizeMB: int(get(&r, c.Value("LOG", "max_size_mb"), Value.Int)),
+		MaxFiles:  int(get(&r, c.Value("LOG", "max_files"), Value.Int)),
+	}
+	level := get(&r, c.Value("LOG", "level"), Value.Text)
+	if r.err != nil {
+		return Log{}, r.err
+	}
+	if err := log.Level.UnmarshalText([]byte(level)); err != nil {
+		panic("config: the table's log levels are not slog's: " + err.Error())
+	}
+	if !c.Value("LOG", "json").IsSet() {
+		text, _ := c.env("BACKUP_HANDLER_LOG_JSON")
+		log.JSON, _ = parseBool(text) // as in 2.5, what is not true is false
+	}
+	return log, nil
+}
+
+// A reader keeps the first error of several values.
+type reader struct{ err error }
+
+func get[T any](r *reader, v Value, read func(Value) (T, error)) T {
+	x, err := read(v)
+	if r.err == nil {
+		r.err = err
+	}
+	return x
+}
+
+// StateDir returns the directory for what must last: [STATE] dir, else
+// [DefaultStateDir] of this process.
+func (c *Config) StateDir() (string, error) {
+	if dir, err := c.Value("STATE", "dir").Path(); err != nil || dir != "" {
+		return dir, err
+	}
+	return DefaultStateDir(c.env, isRoot())
+}
+
+// CacheDir returns the directory for what can be fetched again: [CACHE] dir,
+// else [DefaultCacheDir] of this process.
+func (c *Config) CacheDir() (string, error) {
+	if dir, err := c.Value("CACHE", "dir").Path(); err != nil || dir != "" {
+		return dir, err
+	}
+	return DefaultCacheDir(c.env, isRoot())
+}
+
+// isRoot is false on Windows, which has no such user.
+func isRoot() bool { return os.Geteuid() == 0 }
+
+// appName names our directory inside those of the system.
+const appName = "backup-handler"
+
+// DefaultStateDir returns $BACKUP_HANDLER_DATA_DIR, else
+// /var/lib/backup-handler for root, else $XDG_STATE_HOME/backup-handler, else
+// ~/.local/state/backup-handler. On Windows the last two are
+// %LOCALAPPDATA%\backup-handler.
+func DefaultStateDir(env Env, root bool) (string, error) {
+	if dir, _ := env("BACKUP_HANDLER_DATA_DIR"); dir != "" {
+		return absolutePath(dir, env)
+	}
+	if root {
+		return "/var/lib/" + appName, nil
+	}
+	return userDir(env, "XDG_STATE_HOME", ".local/state", "")
+}
+
+// DefaultCacheDir returns $XDG_CACHE_HOME/backup-handler, else
+// ~/.cache/backup-handler, and for root without a home directory
+// /var/cache/backup-handler. On Windows it is
+// %LOCALAPPDATA%\backup-handler\cache.
+func DefaultCacheDir(env Env, root bool) (string, error) {
+	dir, err := userDir(env, "XDG_CACHE_HOME", ".cache", "cache")
+	if err != nil && root {
+		return "/var/cache/" + appName, nil
+	}
+	return dir, err
+}
+
+// userDir finds our directory below the one that an XDG variable names. As the
+// XDG specification demands, a relative one is ignored.
+func userDir(env Env, xdg, inHome, onWindows string) (string, error) {
+	if dir, _ := env(xdg); filepath.IsAbs(dir) {
+		return filepath.Join(dir, appName), nil
+	}
+	if dir, _ := env("LOCALAPPDATA"); runtime.GOOS == "windows" && filepath.IsAbs(dir) {
+		return filepath.Join(dir, appName, onWindows), nil
+	}
+	home, err := homeDir(env)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(home, inHome, appName), nil
+}
