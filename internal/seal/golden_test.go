@@ -1,0 +1,12 @@
+package seal
+
+// Computed by another implementation from a secret of 32 bytes 07.
+const (
+	goldenChunkID     = "681e48b5233f5d181ecddc56e9c8bbaa"
+	goldenChunker     = "016e7e78c843a0551c64905b0eec0229f602b791ccf4187fd550a45fa1f87c29"
+	goldenData        = "e950d74c058020a044e11e7a03992c63649dbedba702961b6b54d5bc696d55eb"
+	goldenIndex       = "d715375439efe2ff3d70ec4a84b8bfc0567da754a1a1a87d92966401cf41a03e"
+	goldenMeta        = "ebd4ae037cd9b11a0600e61c57bb75d31cf97ca08af793f63db738bc0090bf13"
+	goldenConfig      = "797475b3fc95c163d50ab31cda5922498eb781960fe245347eb446b41cb63ef3"
+	goldenFingerprint = "6c0342aae2f70d936ccf923d05082b15"
+)

@@ -1,0 +1,116 @@
+package seal
+
+import (
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+)
+
+// Keys are the keys of one repository, or of several that share a master secret.
+// Each is HKDF-SHA256(secret, no salt, info, 32 bytes), with the info
+//
+//	"backup-handler v1 chunk id"     names chunks, see [Keys.ChunkID]
+//	"backup-handler v1 chunker"      places split points, see [Keys.Chunker]
+//	"backup-handler v1 data"         seals blocks: [Keys.Data]
+//	"backup-handler v1 index"        seals indexes and packs' tables: [Keys.Index]
+//	"backup-handler v1 meta"         seals snapshots and condemned lists: [Keys.Meta]
+//	"backup-handler v1 config"       authenticates the config object
+//	"backup-handler v1 fingerprint"  16 bytes, public: [Keys.Fingerprint]
+//
+// Reserved, and not derived today: "backup-handler v1 write-only", the seed of a
+// repository's HPKE key pair, to whose public half hosts that may write but not
+// read could seal.
+//
+// Keys may be used by any number of goroutines, and print as "[redacted]".
+type Keys struct {
+	redacted
+
+	// Data seals blocks.
+	Data *AEAD
+	// Index seals index objects and the tables at the ends of packs.
+	Index *AEAD
+	// Meta seals snapshots and lists of condemned packs.
+	Meta *AEAD
+
+	id          *[2][sha256.BlockSize]byte // HMAC's inner and outer first blocks
+	chunker     *[KeySize]byte
+	config      *[KeySize]byte
+	fingerprint [FingerprintSize]byte
+}
+
+const (
+	// ChunkIDSize is the size of a chunk's ID in bytes. Collisions are chance
+	// only, as the key is secret: 2^-48 with 2^40 chunks.
+	ChunkIDSize = 16
+	// FingerprintSize is the size of a fingerprint in bytes.
+	FingerprintSize = 16
+)
+
+// NewKeys derives the keys of a secret. It panics if the secret is the zero one.
+func NewKeys(secret Secret) *Keys {
+	if secret.IsZero() {
+		panic("seal: keys of a zero secret")
+	}
+	derive := func(purpose string) *[KeySize]byte {
+		b, err := hkdf.Key(sha256.New, secret.key()[:], nil, "backup-handler v1 "+purpose, KeySize)
+		if err != nil {
+			panic("seal: " + err.Error()) // fails for lengths beyond 8160 only
+		}
+		return (*[KeySize]byte)(b)
+	}
+	k := &Keys{
+		Data:        NewAEAD(*derive("data")),
+		Index:       NewAEAD(*derive("index")),
+		Meta:        NewAEAD(*derive("meta")),
+		id:          new([2][sha256.BlockSize]byte),
+		chunker:     derive("chunker"),
+		config:      derive("config"),
+		fingerprint: [FingerprintSize]byte(derive("fingerprint")[:]),
+	}
+	for i, b := range derive("chunk id") {
+		k.id[0][i], k.id[1][i] = b, b
+	}
+	for i := range sha256.BlockSize {
+		k.id[0][i] ^= 0x36 // ipad, opad of RFC 2104
+		k.id[1][i] ^= 0x5c
+	}
+	return k
+}
+
+// ChunkID names a chunk by the SHA-256 of its content: the first 16 bytes of
+// HMAC-SHA256(key, hash). Without the key an ID says nothing about the content,
+// not even whether a guess of it is right. It does not allocate.
+func (k *Keys) ChunkID(hash [sha256.Size]byte) [ChunkIDSize]byte {
+	// HMAC spelled out: both hashes take 96 bytes from the stack.
+	var buf [sha256.BlockSize + sha256.Size]byte
+	copy(buf[:], k.id[0][:])
+	copy(buf[sha256.BlockSize:], hash[:])
+	inner := sha256.Sum256(buf[:])
+	copy(buf[:], k.id[1][:])
+	copy(buf[sha256.BlockSize:], inner[:])
+	mac := sha256.Sum256(buf[:])
+	return [ChunkIDSize]byte(mac[:])
+}
+
+// Chunker returns the key for content-defined splitting.
+func (k *Keys) Chunker() [KeySize]byte { return *k.chunker }
+
+// ConfigMAC returns HMAC-SHA256 of the config object's bytes.
+func (k *Keys) ConfigMAC(config []byte) [sha256.Size]byte {
+	h := hmac.New(sha256.New, k.config[:])
+	h.Write(config)
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// VerifyConfig reports in constant time whether mac is the config object's. A
+// caller that gets false must not use the object.
+func (k *Keys) VerifyConfig(config, mac []byte) bool {
+	want := k.ConfigMAC(config)
+	return hmac.Equal(want[:], mac)
+}
+
+// Fingerprint tells whether two repositories share their master secret, and so
+// whether blocks can move between them unopened. It is public and reveals nothing
+// of the secret. A host that remembers it notices when a store presents another
+// repository under the same name.
+func (k *Keys) Fingerprint() [FingerprintSize]byte { return k.fingerprint }
