@@ -32,10 +32,10 @@ const (
 	// tailBytes is how far back from the end the last record is looked for: it
 	// covers the longest record and what a crash may leave behind it.
 	tailBytes = 1 << 20
-	// auditLockWait is how long to wait for other processes. Each holds the
+	// lockWait is how long to wait for other processes. Each holds the
 	// lock for a few flushes of the disk.
-	auditLockWait = 30 * time.Second
-	auditLockPoll = 5 * time.Millisecond
+	lockWait = 30 * time.Second
+	lockPoll = 5 * time.Millisecond
 )
 
 const (
@@ -155,6 +155,9 @@ func (a *Audit) append(event string, fields []slog.Attr) error {
 		return err
 	}
 	h, hasHead, headErr := readHead(a.dir)
+	if isIOError(headErr) {
+		return headErr // no sign of tampering, so not to be recorded for ever
+	}
 	line, err := json.Marshal(Record{
 		Seq:      max(end.seq, h.Seq) + 1,
 		Prev:     end.hash,
@@ -187,7 +190,7 @@ func (a *Audit) append(event string, fields []slog.Attr) error {
 	return writeHead(a.dir, head{max(end.seq, h.Seq) + 1, hashLine(line)})
 }
 
-// appendFile writes before it flushes, in one call each.
+// appendFile adds text to a file, which it makes if need be, and flushes it.
 func appendFile(name string, text []byte) error {
 	log, err := durable.OpenLog(name, 0o600)
 	if err != nil {
@@ -197,9 +200,9 @@ func appendFile(name string, text []byte) error {
 }
 
 func waitLock(name string) (*durable.Lock, error) {
-	for start := time.Now(); ; time.Sleep(auditLockPoll) {
+	for start := time.Now(); ; time.Sleep(lockPoll) {
 		lock, err := durable.TryLock(name)
-		if !errors.Is(err, durable.ErrLocked) || time.Since(start) > auditLockWait {
+		if !errors.Is(err, durable.ErrLocked) || time.Since(start) > lockWait {
 			return lock, err
 		}
 	}
@@ -238,6 +241,12 @@ func readHead(dir string) (h head, exists bool, err error) {
 		return head{}, true, err
 	}
 	return h, true, nil
+}
+
+// isIOError tells a file that cannot be read from one that reads wrong.
+func isIOError(err error) bool {
+	var path *fs.PathError
+	return errors.As(err, &path)
 }
 
 func writeHead(dir string, h head) error {

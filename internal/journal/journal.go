@@ -31,6 +31,8 @@
 // copy of audit.head elsewhere helps, on paper or on another host: every later
 // state of a true log still contains that line.
 //
+// Writers take turns through audit.lock (and application.log.lock, to rotate).
+//
 // Files: journal.go (run IDs, the directory), log.go (application log), audit.go
 // (records and appending), verify.go.
 package journal

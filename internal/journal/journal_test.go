@@ -305,6 +305,30 @@ func TestTamperingWithHead(t *testing.T) {
 	}
 }
 
+func TestUnreadableHeadIsNoTampering(t *testing.T) {
+	l := newAuditLog(t, 0, 2)
+	head := l.read(auditHeadName)
+	if err := os.Remove(l.path(auditHeadName)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(l.path(auditHeadName), 0o700); err != nil { // reading it is an I/O error
+		t.Fatal(err)
+	}
+	var d *DamageError
+	if err := l.Append("x"); err == nil {
+		t.Error("a record is added although the head cannot be read")
+	}
+	if _, err := Verify(l.dir); err == nil || errors.As(err, &d) {
+		t.Errorf("verify: %v", err)
+	}
+	if err := os.Remove(l.path(auditHeadName)); err != nil {
+		t.Fatal(err)
+	}
+	l.write(auditHeadName, head)
+	l.append(2)
+	l.wantWhole(3, 0)
+}
+
 func TestRotation(t *testing.T) {
 	l := newAuditLog(t, 1000, 20)
 	report := l.wantWhole(20, 0)
@@ -635,8 +659,8 @@ func TestLogKeepsSoManyFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	entries, err := os.ReadDir(filepath.Join(dir, "Logs"))
-	if err != nil || len(entries) != 3 {
-		t.Errorf("%d files, %v; want the log and 2 rotated ones", len(entries), err)
+	if err != nil || len(entries) != 4 {
+		t.Errorf("%d files, %v; want the log, its lock and 2 rotated ones", len(entries), err)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"github.com/DeRuina/timberjack"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/durable"
 )
 
 // maxLogText bounds one message or one text value, in bytes, so that a program
@@ -25,9 +27,9 @@ type LogOptions struct {
 }
 
 // A Log is the open application log. It may be used concurrently, and several
-// processes may write to the same files: no line is lost or mixed up, though a
-// process that did not rotate the log goes on writing to the rotated file until
-// it has filled its share.
+// processes may write to the same files: no line is lost or mixed up. A process
+// that did not rotate the log itself goes on writing to the rotated file until
+// it has written as much as a file may hold.
 type Log struct {
 	file    *rotatingFile
 	handler slog.Handler
@@ -81,13 +83,14 @@ func cutLongText(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// A rotatingFile is a file that timberjack rotates, at our command. Timberjack
-// opens the file that follows a rotation without O_APPEND, and would overwrite
-// what other processes write to it; one that exists it opens for appending. So
-// each rotation ends with a new timberjack.Logger.
+// A rotatingFile is a file that timberjack rotates, at our command, and under a
+// lock, because timberjack expects to be alone: it makes the file that follows a
+// rotation without O_APPEND, and would overwrite what other processes write to
+// it. One that exists it opens for appending. So each rotation ends with a new
+// timberjack.Logger, which has opened the file before the lock is released.
 type rotatingFile struct {
 	name     string
-	maxMB    int
+	maxBytes int64
 	maxFiles int
 
 	mu     sync.Mutex
@@ -98,11 +101,19 @@ type rotatingFile struct {
 }
 
 func openRotatingFile(name string, maxMB, maxFiles int) (*rotatingFile, error) {
-	f := &rotatingFile{name: name, maxMB: maxMB, maxFiles: maxFiles}
+	f := &rotatingFile{name: name, maxBytes: int64(maxMB) << 20, maxFiles: maxFiles}
+	lock, err := f.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
 	return f, f.open()
 }
 
-// open makes sure that the file exists, for us alone, and can be written.
+func (f *rotatingFile) lock() (*durable.Lock, error) { return waitLock(f.name + ".lock") }
+
+// open makes sure that the file exists, for us alone, and opens it. The lock is
+// held.
 func (f *rotatingFile) open() error {
 	file, err := os.OpenFile(f.name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
@@ -120,12 +131,33 @@ func (f *rotatingFile) open() error {
 	}
 	f.size = info.Size()
 	f.rolled = &timberjack.Logger{
-		Filename:   f.name,
-		MaxSize:    2*f.maxMB + 1, // beyond what we let it grow to
+		Filename: f.name,
+		// Beyond what we let it grow to, and what it may have grown to under
+		// another setting, so that it does not rotate by itself.
+		MaxSize:    int(max(f.maxBytes, f.size)>>20)*2 + 1,
 		MaxBackups: f.maxFiles,
 		FileMode:   0o600,
 	}
-	return nil
+	_, err = f.rolled.Write(nil) // opens
+	return err
+}
+
+// rotate makes room for a line, unless another process has done so.
+func (f *rotatingFile) rotate(line int64) error {
+	lock, err := f.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	if info, err := os.Stat(f.name); err == nil && info.Size()+line > f.maxBytes {
+		if err := f.rolled.Rotate(); err != nil {
+			return err
+		}
+	}
+	if err := f.rolled.Close(); err != nil {
+		return err
+	}
+	return f.open()
 }
 
 // Write adds one line.
@@ -143,14 +175,8 @@ func (f *rotatingFile) write(line []byte) (int, error) {
 	if f.closed {
 		return 0, os.ErrClosed
 	}
-	if f.size > 0 && f.size+int64(len(line)) > int64(f.maxMB)<<20 {
-		if err := f.rolled.Rotate(); err != nil {
-			return 0, err
-		}
-		if err := f.rolled.Close(); err != nil {
-			return 0, err
-		}
-		if err := f.open(); err != nil {
+	if f.size > 0 && f.size+int64(len(line)) > f.maxBytes {
+		if err := f.rotate(int64(len(line))); err != nil {
 			return 0, err
 		}
 	}

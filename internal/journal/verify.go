@@ -203,6 +203,9 @@ func (v *verifier) verifyHead() error {
 	if !exists && v.report.Files == 0 {
 		return fmt.Errorf("verify the audit log: %s: %w", filepath.Join(v.dir, auditName), fs.ErrNotExist)
 	}
+	if isIOError(err) {
+		return fmt.Errorf("verify the audit log: %w", err)
+	}
 	if problem := mismatch(logEnd{seq: v.seq, hash: v.hash, prev: v.prev}, h, exists, err); problem != "" {
 		switch {
 		case err != nil:
