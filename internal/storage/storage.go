@@ -2,24 +2,39 @@
 //
 // It knows nothing of what the objects mean, of keys or of configuration. Every
 // implementation lives in a file of its own beside the interface it implements
-// (local.go, memory.go); [Open] chooses one by the scheme of a URL. The
-// conformance suite that each of them passes is in the package storagetest.
+// (local.go, memory.go); [Open] (open.go) chooses one by the scheme of a URL. The
+// conformance suite that each of them passes is in the package storagetest, and
+// so is the wrapper that makes operations fail.
 package storage
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"strings"
 )
 
 // Errors that callers branch on. A missing object is [io/fs.ErrNotExist], one
-// that is there already is [io/fs.ErrExist]; both arrive wrapped.
+// that is there already is [io/fs.ErrExist], a name that CheckName refuses is
+// [io/fs.ErrInvalid], a backend that has been closed is [io/fs.ErrClosed]; all
+// arrive wrapped.
 var (
 	// ErrReadOnly says that the store refuses writes (a read-only mount, a
 	// missing permission).
 	ErrReadOnly = errors.New("storage is read-only")
 	// ErrFull says that the store has no room left (ENOSPC, quota).
 	ErrFull = errors.New("storage is full")
+	// ErrUnsupported says that Open knows no storage for the scheme of a URL.
+	ErrUnsupported = errors.New("unsupported kind of storage")
+)
+
+// Bounds of a name, in bytes: those of S3 for the whole, and those of nearly
+// every file system for an element.
+const (
+	MaxName    = 1024
+	MaxElement = 255
 )
 
 // Info describes one object of a listing.
@@ -29,8 +44,9 @@ type Info struct {
 }
 
 // A Backend stores objects under slash-separated names such as
-// "packs/3f/3f0c…". Names consist of [a-z0-9._/-], no element is empty, "." or
-// "..", none starts with a dot, and no name is the directory of another.
+// "packs/3f/3f0c…", which [CheckName] accepts: they consist of [a-z0-9._/-], and
+// no element is empty or starts or ends with a dot. No name may be the directory
+// of another; what happens if one is, is not specified.
 //
 // Objects are written once and never changed. All methods may be called
 // concurrently, by several processes and hosts too. A method that returns an
@@ -38,7 +54,8 @@ type Info struct {
 // has acted); callers must be correct in both cases. A cancelled context ends
 // a call soon, with the context's error.
 type Backend interface {
-	// Create starts a new object. Nothing is visible under name before the
+	// Create starts a new object; the context holds for its Writer, too. Whether
+	// the name is free is not found out before Commit. Nothing is visible under name before the
 	// writer's Commit, and what a crash leaves of an uncommitted object is not
 	// an object: List never shows it, and a later Create of any name may clean
 	// it up once it is clearly abandoned.
@@ -49,6 +66,7 @@ type Backend interface {
 	// bytes; an object shorter than that is read from its start). Reading
 	// beyond the end yields the bytes there are: the caller checks how many.
 	// A missing object is fs.ErrNotExist, from Get itself or the first Read.
+	// The context holds for the reads, too.
 	Get(ctx context.Context, name string, off, length int64) (io.ReadCloser, error)
 
 	// List calls fn for each object whose name begins with the directory dir
@@ -85,4 +103,58 @@ type Writer interface {
 type Spacer interface {
 	// Free is the number of bytes that this user may still write.
 	Free(ctx context.Context) (int64, error)
+}
+
+// CheckName reports whether name may be that of an object. The error is
+// fs.ErrInvalid.
+//
+// The alphabet is what every file system and object store keeps apart, whatever
+// it does to case, Unicode or spaces. A leading dot is left to the backends, for
+// files of their own; a trailing one is lost on Windows.
+func CheckName(name string) error {
+	if len(name) > MaxName {
+		return fmt.Errorf("object name of %d bytes, more than %d: %w", len(name), MaxName, fs.ErrInvalid)
+	}
+	for element := range strings.SplitSeq(name, "/") {
+		if !validElement(element) {
+			return fmt.Errorf("object name %q: %w", name, fs.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+func validElement(s string) bool {
+	if s == "" || len(s) > MaxElement || s[0] == '.' || s[len(s)-1] == '.' {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '.', c == '_', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// checkDir is CheckName for the argument of List.
+func checkDir(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	return CheckName(dir)
+}
+
+// byteRange turns the off and length of Get into the range [start, end) of an
+// object of size bytes.
+func byteRange(size, off, length int64) (start, end int64) {
+	if off < 0 {
+		start = max(0, size+off)
+	} else {
+		start = min(off, size)
+	}
+	if length < 0 || length > size-start {
+		return start, size
+	}
+	return start, start + length
 }
