@@ -94,7 +94,7 @@ type Rules struct {
 
 // A Marker is a file whose presence says that the contents of its directory are
 // not worth keeping. The directory itself and the marker are kept, so that a
-// restored cache is again recognised as one.
+// restored cache is again recognised as one (unless another rule names them).
 type Marker struct {
 	Name   string
 	Header string // the first bytes of the marker; "" for any file
