@@ -65,17 +65,25 @@ func (d *dir) Entries(ctx context.Context) ([]backup.Entry, error) {
 		}
 	}
 
-	d.root.handles.mu.Lock()
-	d.h.refs += len(entries)
-	d.root.handles.mu.Unlock()
 	all := make([]backup.Entry, len(entries))
 	for i := range entries {
 		e := &entries[i]
 		d.root.owners.add(e.st.uid, e.st.gid)
 		all[i] = e
 	}
-	slices.SortFunc(all, func(a, b backup.Entry) int { return strings.Compare(a.(*entry).name, b.(*entry).name) })
+	all = sortUnique(all)
+	d.root.handles.mu.Lock()
+	d.h.refs += len(all)
+	d.root.handles.mu.Unlock()
 	return all, listErr
+}
+
+// sortUnique sorts by name. While a directory is being changed, a listing may
+// hold a name twice: the first stays.
+func sortUnique(all []backup.Entry) []backup.Entry {
+	name := func(e backup.Entry) string { return e.(*entry).name }
+	slices.SortStableFunc(all, func(a, b backup.Entry) int { return strings.Compare(name(a), name(b)) })
+	return slices.CompactFunc(all, func(a, b backup.Entry) bool { return name(a) == name(b) })
 }
 
 // list reads the names of the directory, in the order of the file system.

@@ -604,6 +604,14 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
+func TestSortUnique(t *testing.T) {
+	first := &entry{name: "b"}
+	got := sortUnique([]backup.Entry{first, &entry{name: "\xff"}, &entry{name: "b"}, &entry{name: "a"}})
+	if len(got) != 3 || got[0].(*entry).name != "a" || got[1] != first || got[2].(*entry).name != "\xff" {
+		t.Errorf("got %v", got)
+	}
+}
+
 func FuzzDirents(f *testing.F) {
 	f.Add([]byte("\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x18\x00\x08abc\x00\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
