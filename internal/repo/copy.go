@@ -1,0 +1,176 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/seal"
+)
+
+// copiers is how many packs are read at a time by Copy.
+const copiers = 4
+
+// Copy stores the chunks with the given hashes that this repository does not have,
+// taking them from src. Between siblings whole blocks move as they are: neither
+// compressed nor encrypted again, but each is authenticated on the way, so that
+// damage does not spread. Otherwise chunks are decoded and added.
+//
+// Memory grows with the number of blocks to be copied, some 16 bytes each. The
+// Writer needs copiers + 1 batches (WriterOptions.Readers) if src is no sibling.
+func (w *Writer) Copy(ctx context.Context, src *Repository, hashes iter.Seq2[Hash, error]) error {
+	blocks := make(map[ID]map[uint32]struct{}) // pack → offsets
+	for hash, err := range hashes {
+		if err != nil {
+			return err
+		}
+		if w.Has(hash) {
+			continue
+		}
+		loc, ok := src.Locate(hash)
+		if !ok {
+			return fmt.Errorf("chunk %x: %w", hash[:4], ErrMissing)
+		}
+		set := blocks[loc.Block.Pack]
+		if set == nil {
+			set = make(map[uint32]struct{})
+			blocks[loc.Block.Pack] = set
+		}
+		set[loc.Block.Offset] = struct{}{}
+	}
+	packs := make([]ID, 0, len(blocks))
+	for id := range blocks {
+		packs = append(packs, id)
+	}
+	slices.SortFunc(packs, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(copiers)
+	for _, id := range packs {
+		g.Go(func() error {
+			if err := w.err(); err != nil {
+				return err
+			}
+			if err := w.copyPack(gctx, src, id, blocks[id]); err != nil {
+				return fmt.Errorf("copy from %s: %w", src.backend, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// copyPack copies some blocks of one pack.
+func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets map[uint32]struct{}) error {
+	src.index.mu.Lock()
+	size := src.index.packs[id].size
+	src.index.mu.Unlock()
+	t, err := src.readTable(ctx, id, size)
+	if err != nil {
+		return err
+	}
+	sibling := w.r.Sibling(src)
+	var batch *Batch
+	if !sibling {
+		batch = w.Batch(t.kind)
+	}
+	offset := uint32(len(packMagic))
+	for i := range t.blocks {
+		ref := &t.blocks[i]
+		at := offset
+		offset += ref.stored
+		if _, wanted := offsets[at]; !wanted {
+			continue
+		}
+		b := &Block{Pack: id, Offset: at, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed}
+		if sibling {
+			err = w.copyBlock(ctx, src, t.kind, b, ref)
+		} else {
+			err = w.addBlock(ctx, src, batch, b, ref)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if batch != nil {
+		return batch.Flush()
+	}
+	return nil
+}
+
+// copyBlock moves a sealed block as it is.
+func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *Block, ref *blockRef) error {
+	rc, err := src.backend.Get(ctx, packName(b.Pack), int64(b.Offset), int64(b.Stored))
+	if err != nil {
+		return src.blockError(b, err)
+	}
+	sealed := make([]byte, b.Stored)
+	_, err = io.ReadFull(rc, sealed)
+	rc.Close()
+	if err == nil {
+		_, err = src.keys.Data.Open(nil, seal.Nonce(b.Nonce), sealed, nil)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF || errors.Is(err, seal.ErrCorrupt) {
+		err = ErrCorrupt
+	}
+	if err != nil {
+		return src.blockError(b, err)
+	}
+	some := false
+	for _, c := range ref.chunks {
+		some = w.claim(c.id, int(c.size)) || some
+	}
+	if !some {
+		return nil // another block brought them
+	}
+	p, _, err := w.reserve(kind, int64(b.Stored))
+	if err != nil {
+		return err
+	}
+	err = p.append(sealed, *ref)
+	return errors.Join(err, w.release(p))
+}
+
+// addBlock adds the chunks of a block of a repository with other keys.
+func (w *Writer) addBlock(ctx context.Context, src *Repository, batch *Batch, b *Block, ref *blockRef) error {
+	plain, err := src.ReadBlock(ctx, b, nil)
+	if err != nil {
+		return err
+	}
+	for _, c := range ref.chunks {
+		data := plain[:c.size]
+		plain = plain[c.size:]
+		hash := Hash(sha256.Sum256(data))
+		if src.ChunkID(hash) != c.id {
+			return src.blockError(b, ErrCorrupt)
+		}
+		if err := w.addCopy(batch, data, hash); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addCopy adds a chunk that is somewhere in memory.
+func (w *Writer) addCopy(batch *Batch, data []byte, hash Hash) error {
+	tail, err := batch.Tail()
+	if err != nil {
+		return err
+	}
+	if len(data) > len(tail) { // cut by other parameters, or a large record
+		if err := batch.Flush(); err != nil {
+			return err
+		}
+		batch.b = &block{kind: batch.kind, buf: make([]byte, len(data))}
+		tail = batch.b.buf
+	}
+	copy(tail, data)
+	_, err = batch.Add(len(data), 0, hash)
+	return err
+}

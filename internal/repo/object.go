@@ -1,0 +1,183 @@
+package repo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/seal"
+)
+
+// Kinds of sealed objects: docs/format.md §10.
+const (
+	kindIndex     byte = 1
+	kindSnapshot  byte = 2
+	kindCondemned byte = 3
+)
+
+func kindDir(kind byte) string {
+	switch kind {
+	case kindIndex:
+		return "index"
+	case kindSnapshot:
+		return "snapshots"
+	case kindCondemned:
+		return "condemned"
+	}
+	panic("repo: unknown kind of object")
+}
+
+func objectName(kind byte, id ID) string { return kindDir(kind) + "/" + id.String() }
+
+func packName(id ID) string {
+	s := id.String()
+	return "packs/" + s[:2] + "/" + s
+}
+
+// parseName returns the ID in the name of an object of a directory.
+func parseName(dir, name string) (ID, bool) {
+	rest, ok := strings.CutPrefix(name, dir+"/")
+	if ok && dir == "packs" {
+		var fan string
+		if fan, rest, ok = strings.Cut(rest, "/"); !strings.HasPrefix(rest, fan) || len(fan) != 2 {
+			return ID{}, false
+		}
+	}
+	if !ok {
+		return ID{}, false
+	}
+	id, err := ParseID(rest)
+	return id, err == nil
+}
+
+func (r *Repository) objectKey(kind byte) *seal.AEAD {
+	if kind == kindIndex {
+		return r.keys.Index
+	}
+	return r.keys.Meta
+}
+
+func (r *Repository) objectAAD(id ID) []byte { return append(r.id[:len(r.id):len(r.id)], id[:]...) }
+
+// openObject reads and opens a sealed object and returns its plaintext. What does
+// not open is ErrCorrupt.
+func (r *Repository) openObject(ctx context.Context, kind byte, id ID) ([]byte, error) {
+	raw, err := r.get(ctx, objectName(kind, id), 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := r.objectKey(kind).OpenObject(nil, kind, r.objectAAD(id), raw)
+	if err != nil {
+		if _, newer := errors.AsType[*seal.NewerVersionError](err); newer {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return unsqueeze(r.dec, plain)
+}
+
+// createObject stores a new sealed object under a random ID. It returns the
+// number of bytes stored.
+func (r *Repository) createObject(ctx context.Context, kind byte, body []byte) (ID, int64, error) {
+	var id ID
+	rand.Read(id[:])
+	n, err := r.putObject(ctx, kind, id, body)
+	return id, n, err
+}
+
+func (r *Repository) putObject(ctx context.Context, kind byte, id ID, body []byte) (int64, error) {
+	sealed := r.objectKey(kind).SealObject(nil, kind, r.objectAAD(id), body)
+	return int64(len(sealed)), r.put(ctx, objectName(kind, id), sealed)
+}
+
+// put stores an object whole.
+func (r *Repository) put(ctx context.Context, name string, data []byte) error {
+	return put(ctx, r.backend, name, data)
+}
+
+// A condemnedList is the body of a condemned object: docs/format.md §9.
+type condemnedList struct {
+	Time  time.Time `json:"time"`
+	Packs []ID      `json:"packs"`
+}
+
+// condemned reads all condemned lists. Lists that do not open are named: what they
+// condemned is not known, so a writer that relies on anything cannot be sure.
+func (r *Repository) condemned(ctx context.Context) (packs map[ID]struct{}, damaged []ID, err error) {
+	packs = make(map[ID]struct{})
+	err = r.list(ctx, "condemned", nil, func(id ID, _ int64) {
+		if err != nil {
+			return
+		}
+		var body []byte
+		body, e := r.openObject(ctx, kindCondemned, id)
+		var list condemnedList
+		if e == nil {
+			if json.Unmarshal(body, &list) != nil {
+				e = ErrCorrupt
+			}
+		}
+		switch {
+		case e == nil:
+			for _, p := range list.Packs {
+				packs[p] = struct{}{}
+			}
+		case errors.Is(e, ErrCorrupt):
+			damaged = append(damaged, id)
+		case errors.Is(e, fs.ErrNotExist): // the prune has ended
+		default:
+			err = fmt.Errorf("read condemned list %s: %w", id.Short(), e)
+		}
+	})
+	return packs, damaged, err
+}
+
+// A RawSnapshot is a snapshot's body, or why it could not be read.
+type RawSnapshot struct {
+	ID   ID
+	Body []byte
+	Err  error
+}
+
+// Snapshots reads all snapshots, in no order. One that cannot be read has an Err
+// and no Body; the error is for a listing that fails.
+func (r *Repository) Snapshots(ctx context.Context) ([]RawSnapshot, error) {
+	var ids []ID
+	if err := r.list(ctx, "snapshots", nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
+		return nil, err
+	}
+	out := make([]RawSnapshot, len(ids))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	for i, id := range ids {
+		g.Go(func() error {
+			body, err := r.openObject(gctx, kindSnapshot, id)
+			out[i] = RawSnapshot{id, body, err}
+			return gctx.Err()
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	// A snapshot that was forgotten since the listing is not there.
+	kept := out[:0]
+	for _, s := range out {
+		if !errors.Is(s.Err, fs.ErrNotExist) {
+			kept = append(kept, s)
+		}
+	}
+	return kept, nil
+}
+
+// NewID returns a random ID.
+func NewID() (id ID) {
+	rand.Read(id[:])
+	return id
+}

@@ -1,0 +1,410 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/chunk"
+	"github.com/SP1R4/BackupHandler/v3/internal/seal"
+	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+)
+
+const (
+	configName    = "config"
+	readmeName    = "readme.txt"
+	configFormat  = "backup-handler repository"
+	configVersion = 1
+	configSuite   = "xaes-256-gcm/hmac-sha256-128"
+	maxConfig     = 64 << 10
+)
+
+// Errors of opening and creating.
+var (
+	// ErrNoRepository says that there is no repository at the place.
+	ErrNoRepository = errors.New("no repository")
+	// ErrExists says that there is one already.
+	ErrExists = errors.New("a repository exists here")
+)
+
+// DefaultParams are the chunk sizes of a new repository, in bytes: docs/adr/0002
+// has the measurements.
+var DefaultParams = chunk.Params{Min: 128 << 10, Avg: 512 << 10, Max: 2 << 20}
+
+// A Repository is an open repository. Its methods may be called concurrently.
+//
+// It is the engine: it stores chunks, finds them again and keeps snapshots' bytes.
+// It knows nothing of files, of configuration or of a user.
+type Repository struct {
+	backend storage.Backend
+	id      ID
+	params  chunk.Params
+	keys    *seal.Keys
+	secret  seal.Secret
+	split   *chunk.Splitter
+	slot    ID // the slot that opened it
+
+	enc    *zstd.Encoder // for tables, index and snapshots; EncodeAll is safe for concurrent use
+	dec    *zstd.Decoder
+	index  index
+	recent blockCache
+}
+
+// repoConfig is the first line of the config object.
+type repoConfig struct {
+	Format      string `json:"format"`
+	Version     int    `json:"version"`
+	ID          ID     `json:"id"`
+	Fingerprint ID     `json:"fingerprint"`
+	Suite       string `json:"suite"`
+	Chunker     string `json:"chunker"`
+	ChunkMin    int    `json:"chunk_min"`
+	ChunkAvg    int    `json:"chunk_avg"`
+	ChunkMax    int    `json:"chunk_max"`
+}
+
+// Options are how a repository is opened.
+type Options struct {
+	// Credentials are tried on the key slots.
+	Credentials []seal.Credential
+	// CacheDir is where index caches are kept; "" for none.
+	CacheDir string
+}
+
+// InitOptions describe a new repository.
+type InitOptions struct {
+	// Lockers wrap the master secret, each in a slot of its own; at least one.
+	Lockers []seal.Locker
+	Wrap    seal.WrapOptions
+	// Sibling, if set, shares its master secret and chunk sizes with the new
+	// repository, so that blocks can be copied between them unopened.
+	Sibling *Repository
+	// Params are the chunk sizes; zero: the sibling's, or DefaultParams.
+	Params chunk.Params
+}
+
+const readme = `This directory is a repository of backup-handler: encrypted, deduplicated backups.
+
+Do not change, rename or delete anything in it by hand.
+To list and restore what is in it, get backup-handler and run
+    backup-handler snapshots --backup-dirs THIS_DIRECTORY
+    backup-handler restore latest --backup-dirs THIS_DIRECTORY --to SOME_EMPTY_DIRECTORY
+You need the passphrase, key file or identity of one of its key slots (keys/).
+The format is documented in docs/format.md of the program's source.
+`
+
+// Init creates a repository. Where one exists already, also if another process
+// was faster, it is ErrExists and nothing has changed.
+func Init(ctx context.Context, b storage.Backend, o InitOptions) error {
+	if _, err := getConfig(ctx, b); err == nil {
+		return ErrExists
+	} else if !errors.Is(err, ErrNoRepository) {
+		return err
+	}
+	if err := checkEmpty(ctx, b); err != nil {
+		return err
+	}
+	if len(o.Lockers) == 0 {
+		return errors.New("create repository: no key")
+	}
+	var secret seal.Secret
+	var err error
+	if o.Sibling != nil {
+		secret = o.Sibling.secret
+		if o.Params == (chunk.Params{}) {
+			o.Params = o.Sibling.params
+		}
+	} else if secret, err = seal.NewSecret(rand.Reader); err != nil {
+		return err
+	}
+	if o.Params == (chunk.Params{}) {
+		o.Params = DefaultParams
+	}
+	if err := o.Params.Validate(); err != nil {
+		return err
+	}
+	keys := seal.NewKeys(secret)
+	c := repoConfig{
+		Format: configFormat, Version: configVersion, ID: NewID(), Fingerprint: ID(keys.Fingerprint()),
+		Suite: configSuite, Chunker: chunk.Algorithm,
+		ChunkMin: o.Params.Min, ChunkAvg: o.Params.Avg, ChunkMax: o.Params.Max,
+	}
+	var slots []string
+	undo := func() {
+		for _, name := range slots {
+			b.Delete(context.WithoutCancel(ctx), name) // leftovers are harmless: of no repository
+		}
+	}
+	for _, l := range o.Lockers {
+		slot, err := seal.Wrap(rand.Reader, c.ID, secret, l, o.Wrap)
+		if err != nil {
+			undo()
+			return err
+		}
+		name := slotName(NewID())
+		slots = append(slots, name)
+		if err := put(ctx, b, name, slot.Encode()); err != nil {
+			undo()
+			return fmt.Errorf("store key slot: %w", err)
+		}
+	}
+	if err := put(ctx, b, readmeName, []byte(readme)); err != nil && !errors.Is(err, fs.ErrExist) {
+		undo()
+		return fmt.Errorf("store %s: %w", readmeName, err)
+	}
+	line, err := json.Marshal(c)
+	if err != nil {
+		return err
+	}
+	mac := keys.ConfigMAC(line)
+	body := append(append(line, '\n'), hex.EncodeToString(mac[:])+"\n"...)
+	if err := put(ctx, b, configName, body); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			// Either another process was faster, or this very write took effect
+			// before it was reported as failed and was tried again.
+			if stored, err := getConfig(ctx, b); err == nil && bytes.Equal(stored, body) {
+				return nil
+			}
+			undo()
+			return ErrExists
+		}
+		// The config may be there all the same: the slots stay, for it would not
+		// open without them.
+		return fmt.Errorf("store config: %w", err)
+	}
+	return nil
+}
+
+// checkEmpty refuses to create a repository among foreign files, or where the
+// config of an existing one has been lost.
+func checkEmpty(ctx context.Context, b storage.Backend) error {
+	for _, dir := range []string{"packs", "index", "snapshots"} {
+		err := b.List(ctx, dir, func(info storage.Info) error {
+			return fmt.Errorf("%s has %s but no config: the remains of a repository whose config was lost", b, info.Name)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func slotName(id ID) string { return "keys/" + id.String() }
+
+// put stores an object whole.
+func put(ctx context.Context, b storage.Backend, name string, data []byte) error {
+	w, err := b.Create(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	if _, err := w.Write(data); err != nil {
+		return err
+	}
+	return w.Commit()
+}
+
+// getConfig returns the bytes of the config object, or ErrNoRepository.
+func getConfig(ctx context.Context, b storage.Backend) ([]byte, error) {
+	r := Repository{backend: b}
+	raw, err := r.get(ctx, configName, 0, maxConfig)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", b, ErrNoRepository)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read config of %s: %w", b, err)
+	}
+	return raw, nil
+}
+
+// Exists says whether there is a repository, without opening it.
+func Exists(ctx context.Context, b storage.Backend) (bool, error) {
+	_, err := getConfig(ctx, b)
+	if errors.Is(err, ErrNoRepository) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Open opens a repository. The error is ErrNoRepository where there is none,
+// seal.ErrWrongKey where no credential fits. Nothing is written.
+//
+// Only the config and the key slots are read; LoadIndex does the rest, for what
+// needs chunks.
+func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error) {
+	raw, err := getConfig(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	line, rest, _ := bytes.Cut(raw, []byte("\n"))
+	var c repoConfig
+	if err := json.Unmarshal(line, &c); err != nil || c.Format != configFormat {
+		return nil, fmt.Errorf("config of %s: %w: not the config of a repository", b, ErrCorrupt)
+	}
+	if c.Version > configVersion {
+		return nil, &seal.NewerVersionError{What: "repository " + b.String(), Version: c.Version}
+	}
+	slots, ids, err := readSlots(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	secret, opened, err := seal.Unwrap(c.ID, slots, o.Credentials...)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", b, err)
+	}
+	r := &Repository{
+		backend: b, id: c.ID, secret: secret, keys: seal.NewKeys(secret), slot: ids[opened],
+		params: chunk.Params{Min: c.ChunkMin, Avg: c.ChunkAvg, Max: c.ChunkMax},
+	}
+	mac, err := hex.DecodeString(strings.TrimSuffix(string(rest), "\n"))
+	if err != nil || !r.keys.VerifyConfig(line, mac) {
+		return nil, fmt.Errorf("config of %s: %w: its authentication code is wrong", b, ErrCorrupt)
+	}
+	if c.Suite != configSuite || c.Chunker != chunk.Algorithm || c.Version < 1 {
+		return nil, fmt.Errorf("config of %s: suite %q with chunker %q is unknown to this version", b, c.Suite, c.Chunker)
+	}
+	if r.split, err = chunk.New(r.keys.Chunker(), r.params); err != nil {
+		return nil, fmt.Errorf("config of %s: %w: %w", b, ErrCorrupt, err)
+	}
+	if r.enc, err = Default.encoder(); err != nil {
+		return nil, err
+	}
+	if r.dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxTable),
+		zstd.WithDecoderLowmem(true)); err != nil {
+		return nil, err
+	}
+	r.index.repo = r
+	r.index.cache = openCache(o.CacheDir, r.id)
+	return r, nil
+}
+
+// LoadIndex lists the repository and makes its chunks available.
+func (r *Repository) LoadIndex(ctx context.Context) (IndexReport, error) {
+	if err := r.index.load(ctx); err != nil {
+		return IndexReport{}, err
+	}
+	return r.index.report, nil
+}
+
+// Close writes the index cache and releases everything, the backend included.
+func (r *Repository) Close() error {
+	r.index.close()
+	r.dec.Close()
+	return r.backend.Close()
+}
+
+// ID is the repository's own ID.
+func (r *Repository) ID() ID { return r.id }
+
+// Splitter splits content into chunks as this repository wants them.
+func (r *Repository) Splitter() *chunk.Splitter { return r.split }
+
+// Backend is where the repository is stored.
+func (r *Repository) Backend() storage.Backend { return r.backend }
+
+// Sibling says whether two repositories share their master secret.
+func (r *Repository) Sibling(o *Repository) bool { return r.secret.Equal(o.secret) }
+
+// Encrypted says whether a secret is needed to open the repository.
+func (r *Repository) Encrypted(ctx context.Context) (bool, error) {
+	slots, _, err := readSlots(ctx, r.backend)
+	return !slices.ContainsFunc(slots, func(s seal.Slot) bool { return s.Kind == seal.KindNone }), err
+}
+
+// readSlots reads all key slots. Slots that do not decode are left out: they open
+// nothing, and others may.
+func readSlots(ctx context.Context, b storage.Backend) ([]seal.Slot, []ID, error) {
+	r := Repository{backend: b}
+	var ids []ID
+	if err := r.list(ctx, "keys", nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
+		return nil, nil, err
+	}
+	slices.SortFunc(ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	var slots []seal.Slot
+	kept := ids[:0]
+	var first error
+	for _, id := range ids {
+		raw, err := r.get(ctx, slotName(id), 0, maxConfig)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("read key slot %s: %w", id.Short(), err)
+		}
+		s, err := seal.DecodeSlot(raw)
+		if err != nil {
+			first = errors.Join(first, fmt.Errorf("key slot %s: %w", id.Short(), err))
+			continue
+		}
+		slots, kept = append(slots, s), append(kept, id)
+	}
+	if len(slots) == 0 && first != nil {
+		return nil, nil, first
+	}
+	return slots, kept, nil
+}
+
+// A Key describes a key slot.
+type Key struct {
+	ID ID `json:"id"`
+	seal.Slot
+	// Current says that this slot opened the repository.
+	Current bool `json:"current"`
+}
+
+// Keys lists the key slots.
+func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
+	slots, ids, err := readSlots(ctx, r.backend)
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]Key, len(slots))
+	for i := range slots {
+		keys[i] = Key{ids[i], slots[i], ids[i] == r.slot}
+	}
+	return keys, nil
+}
+
+// AddKey adds a slot, and checks that it is stored before it returns.
+func (r *Repository) AddKey(ctx context.Context, l seal.Locker, o seal.WrapOptions) (ID, error) {
+	slot, err := seal.Wrap(rand.Reader, r.id, r.secret, l, o)
+	if err != nil {
+		return ID{}, err
+	}
+	id := NewID()
+	if err := r.put(ctx, slotName(id), slot.Encode()); err != nil {
+		return ID{}, fmt.Errorf("store key slot: %w", err)
+	}
+	stored, err := r.get(ctx, slotName(id), 0, maxConfig)
+	if err != nil || !bytes.Equal(stored, slot.Encode()) {
+		return ID{}, fmt.Errorf("key slot %s was stored, but does not read back: %w", id.Short(), errors.Join(err, ErrCorrupt))
+	}
+	return id, nil
+}
+
+// RemoveKey removes a slot, but never the last one.
+func (r *Repository) RemoveKey(ctx context.Context, id ID) error {
+	_, ids, err := readSlots(ctx, r.backend)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(ids, id) {
+		return fmt.Errorf("key slot %s: %w", id.Short(), fs.ErrNotExist)
+	}
+	if len(ids) == 1 {
+		return fmt.Errorf("key slot %s is the only one: without it nobody could open the repository", id.Short())
+	}
+	if err := r.backend.Delete(ctx, slotName(id)); err != nil {
+		return fmt.Errorf("remove key slot %s: %w", id.Short(), err)
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package repo
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/seal"
+)
+
+// cachedBlocks bounds the plaintext that Load keeps: directory records lie close
+// together, and a tree is read in the order in which it was written.
+const cachedBlocks = 16 << 20
+
+// Locate returns where a chunk is stored; false where no pack that is there has
+// it.
+func (r *Repository) Locate(hash Hash) (Location, bool) {
+	id := r.ChunkID(hash)
+	var loc Location
+	ok := r.index.find(&id, false, &loc)
+	return loc, ok
+}
+
+// sealedBuffers holds buffers for sealed blocks.
+var sealedBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// ReadBlock returns a block's plaintext, in buf if it is large enough. A block
+// that is not what the index says is ErrCorrupt, one whose pack is gone
+// ErrMissing. Safe for concurrent use.
+func (r *Repository) ReadBlock(ctx context.Context, b *Block, buf []byte) ([]byte, error) {
+	rc, err := r.backend.Get(ctx, packName(b.Pack), int64(b.Offset), int64(b.Stored))
+	if err != nil {
+		return nil, r.blockError(b, err)
+	}
+	defer rc.Close()
+	pooled := sealedBuffers.Get().(*[]byte)
+	defer sealedBuffers.Put(pooled)
+	if cap(*pooled) < int(b.Stored) {
+		*pooled = make([]byte, b.Stored)
+	}
+	sealed := (*pooled)[:b.Stored]
+	if _, err := io.ReadFull(rc, sealed); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF {
+			err = ErrCorrupt
+		}
+		return nil, r.blockError(b, err)
+	}
+	return r.openBlock(b, sealed, buf)
+}
+
+// openBlock opens a sealed block, destroying sealed.
+func (r *Repository) openBlock(b *Block, sealed, buf []byte) ([]byte, error) {
+	if cap(buf) < int(b.Raw) {
+		buf = make([]byte, b.Raw)
+	}
+	var plain []byte
+	var err error
+	if b.Compressed {
+		plain, err = r.keys.Data.Open(sealed[:0], seal.Nonce(b.Nonce), sealed, nil)
+		if err == nil {
+			plain, err = r.dec.DecodeAll(plain, buf[:0])
+		}
+	} else {
+		plain, err = r.keys.Data.Open(buf[:0], seal.Nonce(b.Nonce), sealed, nil)
+	}
+	if err != nil || len(plain) != int(b.Raw) {
+		return nil, r.blockError(b, ErrCorrupt)
+	}
+	return plain, nil
+}
+
+func (r *Repository) blockError(b *Block, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		err = ErrMissing
+	}
+	return fmt.Errorf("pack %s, block at %d: %w", b.Pack.Short(), b.Offset, err)
+}
+
+// CheckChunk returns ErrCorrupt unless data is the chunk with that hash.
+func CheckChunk(hash Hash, data []byte) error {
+	if Hash(sha256.Sum256(data)) != hash {
+		return fmt.Errorf("chunk %x: %w: its content has another SHA-256", hash[:4], ErrCorrupt)
+	}
+	return nil
+}
+
+// Load returns the plaintext of a chunk, checked; in buf if it is large enough.
+// Blocks read last are remembered. Safe for concurrent use.
+func (r *Repository) Load(ctx context.Context, hash Hash, size uint32, buf []byte) ([]byte, error) {
+	loc, ok := r.Locate(hash)
+	if !ok {
+		return nil, fmt.Errorf("chunk %x: %w", hash[:4], ErrMissing)
+	}
+	if loc.Size != size {
+		return nil, fmt.Errorf("chunk %x: %w: %d bytes, not %d", hash[:4], ErrCorrupt, loc.Size, size)
+	}
+	plain, err := r.recent.get(ctx, r, &loc.Block)
+	if err != nil {
+		return nil, err
+	}
+	if uint64(loc.Offset)+uint64(loc.Size) > uint64(len(plain)) {
+		return nil, r.blockError(&loc.Block, ErrCorrupt)
+	}
+	buf = append(buf[:0], plain[loc.Offset:loc.Offset+loc.Size]...)
+	return buf, CheckChunk(hash, buf)
+}
+
+// blockCache remembers the plaintext of blocks read last.
+type blockCache struct {
+	mu     sync.Mutex
+	bytes  int
+	blocks []cachedBlock // least recently used first
+}
+
+type cachedBlock struct {
+	pack   ID
+	offset uint32
+	plain  []byte // never written to
+}
+
+func (c *blockCache) get(ctx context.Context, r *Repository, b *Block) ([]byte, error) {
+	c.mu.Lock()
+	for i := len(c.blocks) - 1; i >= 0; i-- {
+		if e := c.blocks[i]; e.offset == b.Offset && e.pack == b.Pack {
+			copy(c.blocks[i:], c.blocks[i+1:])
+			c.blocks[len(c.blocks)-1] = e
+			c.mu.Unlock()
+			return e.plain, nil
+		}
+	}
+	c.mu.Unlock()
+	plain, err := r.ReadBlock(ctx, b, nil)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.blocks = append(c.blocks, cachedBlock{b.Pack, b.Offset, plain})
+	c.bytes += len(plain)
+	for c.bytes > cachedBlocks && len(c.blocks) > 1 {
+		c.bytes -= len(c.blocks[0].plain)
+		c.blocks[0].plain = nil
+		c.blocks = c.blocks[1:]
+	}
+	return plain, nil
+}

@@ -1,0 +1,574 @@
+package repo
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/big"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+const (
+	// BlockBytes is the size at which a block is closed: enough context for the
+	// compressor (a megabyte loses 2 % against one stream over everything), and
+	// little to read for one small file.
+	BlockBytes = 1 << 20
+	// ReadBytes is how much a reader of files should ask for at a time; a
+	// Batch has room for as much behind a chunk of the largest size.
+	ReadBytes = 256 << 10
+
+	// openDataPacks is how many data packs take blocks at a time: a block goes to
+	// a random one, so that a pack's size says little about a file.
+	openDataPacks = 2
+	// indexGroup is how many packs share an index object: a killed run leaves
+	// at most so many tables to be read from packs.
+	indexGroup = 8
+	// committers store finished packs, so that sealing goes on during a sync.
+	committers = 2
+	// commitWithin bounds the time between the last look at the condemned lists
+	// and the snapshot: half the least grace period (docs/format.md §9).
+	commitWithin = 30 * time.Minute
+)
+
+// Compression is how hard blocks are compressed.
+type Compression string
+
+// The levels of compression, as the configuration names them.
+const (
+	Fastest       Compression = "fastest"
+	Default       Compression = "default"
+	Better        Compression = "better"
+	Best          Compression = "best"
+	NoCompression Compression = "off"
+)
+
+func (c Compression) encoder() (*zstd.Encoder, error) {
+	level := zstd.SpeedDefault
+	switch c {
+	case Fastest:
+		level = zstd.SpeedFastest
+	case Better:
+		level = zstd.SpeedBetterCompression
+	case Best:
+		level = zstd.SpeedBestCompression
+	case Default, NoCompression, "":
+	default:
+		return nil, fmt.Errorf("unknown compression %q", c)
+	}
+	// No checksum: blocks are authenticated. One goroutine per encoder.
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(encoderWindow), zstd.WithLowerEncoderMem(true))
+}
+
+const encoderWindow = 4 << 20 // no block is longer by much
+
+// WriteStats counts what a Writer did. Its fields may be read at any time.
+type WriteStats struct {
+	ChunksAdded  atomic.Int64
+	ChunksKnown  atomic.Int64 // were stored already
+	BytesAdded   atomic.Int64 // of added chunks, before compression
+	BytesKnown   atomic.Int64
+	BytesStored  atomic.Int64 // of committed packs
+	PacksStored  atomic.Int64
+	IndexObjects atomic.Int64
+}
+
+// WriterOptions configure a Writer.
+type WriterOptions struct {
+	Compression Compression
+	// Sealers is the number of goroutines that compress and seal; at least 1.
+	Sealers int
+	// Readers is the number of batches used at a time: it bounds memory.
+	Readers int
+}
+
+// A Writer stores chunks. One run uses one Writer: batches are filled by its
+// readers, blocks compressed and sealed by its sealers, packs committed by its
+// committers; Commit ends it. Memory is bounded: Readers + 2 × Sealers + 1 blocks.
+type Writer struct {
+	Stats WriteStats
+
+	r      *Repository
+	o      WriterOptions
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	blocks  chan *block // to the sealers
+	free    chan *block // empty, for batches
+	made    atomic.Int64
+	sealers sync.WaitGroup
+
+	packMu   sync.Mutex
+	open     map[Kind][]*openPack
+	finished chan *openPack
+	commits  sync.WaitGroup
+
+	claimMu sync.Mutex
+	claims  map[ID]struct{} // chunks of this run that the index does not have yet
+
+	fragmentMu sync.Mutex
+	fragment   []packTable
+
+	metaMu sync.Mutex
+	meta   *Batch
+
+	closed bool
+}
+
+// A block is plaintext on its way into a pack.
+type block struct {
+	kind   Kind
+	buf    []byte
+	n      int // bytes of chunks in buf
+	chunks []chunkRef
+}
+
+// NewWriter starts a writer. The repository's index must be loaded. The caller
+// ends it with Commit or Abort.
+func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) (*Writer, error) {
+	o.Sealers = max(o.Sealers, 1)
+	o.Readers = max(o.Readers, 1)
+	w := &Writer{
+		r: r, o: o,
+		blocks:   make(chan *block, o.Sealers),
+		free:     make(chan *block, o.Readers+2*o.Sealers+1),
+		open:     make(map[Kind][]*openPack),
+		finished: make(chan *openPack, committers),
+		claims:   make(map[ID]struct{}),
+	}
+	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	encoders := make([]*zstd.Encoder, o.Sealers)
+	for i := range encoders {
+		var err error
+		if encoders[i], err = o.Compression.encoder(); err != nil {
+			return nil, err
+		}
+	}
+	r.index.mu.Lock()
+	w.fragment = append(w.fragment, r.index.adopted...)
+	r.index.mu.Unlock()
+	for _, enc := range encoders {
+		w.sealers.Add(1)
+		go w.seal(enc)
+	}
+	for range committers {
+		w.commits.Add(1)
+		go w.commitPacks()
+	}
+	w.meta = w.Batch(Metadata)
+	return w, nil
+}
+
+// fail ends the run with its first error.
+func (w *Writer) fail(err error) {
+	if err != nil {
+		w.cancel(err)
+	}
+}
+
+// err returns why the run ended, or nil.
+func (w *Writer) err() error {
+	if w.ctx.Err() == nil {
+		return nil
+	}
+	return context.Cause(w.ctx)
+}
+
+// A Batch gathers chunks into blocks for one goroutine. Chunks are read straight
+// into its block: there is no copy between a file and the compressor.
+type Batch struct {
+	w    *Writer
+	kind Kind
+	b    *block
+}
+
+// Batch returns a new batch.
+func (w *Writer) Batch(kind Kind) *Batch { return &Batch{w: w, kind: kind} }
+
+// Tail returns the free space behind the last chunk: at least the largest chunk
+// and ReadBytes. It blocks while all blocks are in use. What is in it stays until
+// Add.
+func (b *Batch) Tail() ([]byte, error) {
+	if b.b == nil {
+		if err := b.next(); err != nil {
+			return nil, err
+		}
+	}
+	return b.b.buf[b.b.n:], nil
+}
+
+func (b *Batch) next() error {
+	w := b.w
+	select {
+	case b.b = <-w.free:
+	default:
+		if w.made.Add(1) <= int64(cap(w.free)) {
+			b.b = &block{buf: make([]byte, BlockBytes+w.r.params.Max+ReadBytes)}
+			break
+		}
+		w.made.Add(-1)
+		select {
+		case b.b = <-w.free:
+		case <-w.ctx.Done():
+			return w.err()
+		}
+	}
+	b.b.kind, b.b.n, b.b.chunks = b.kind, 0, b.b.chunks[:0]
+	return nil
+}
+
+// Add makes the first n bytes of Tail a chunk, whose SHA-256 is hash, unless the
+// repository has it; added says which. The extra bytes behind them, the beginning
+// of the next chunk, are at the front of the next Tail.
+func (b *Batch) Add(n, extra int, hash Hash) (added bool, err error) {
+	w := b.w
+	tail := b.b.buf[b.b.n:]
+	if !w.claim(w.r.ChunkID(hash), n) {
+		copy(tail, tail[n:n+extra])
+		return false, nil
+	}
+	b.b.chunks = append(b.b.chunks, chunkRef{w.r.ChunkID(hash), uint32(n)})
+	b.b.n += n
+	if b.b.n < BlockBytes {
+		return true, nil
+	}
+	full := b.b
+	if extra == 0 {
+		b.b = nil
+		return true, w.ship(full)
+	}
+	// The next block takes the beginning of the next chunk along.
+	if err := b.next(); err != nil {
+		return true, err
+	}
+	copy(b.b.buf, full.buf[full.n:full.n+extra])
+	return true, w.ship(full)
+}
+
+// Flush sends an unfinished block on. The batch may be used again.
+func (b *Batch) Flush() error {
+	if b.b == nil {
+		return nil
+	}
+	full := b.b
+	b.b = nil
+	if full.n == 0 {
+		b.w.recycle(full)
+		return nil
+	}
+	return b.w.ship(full)
+}
+
+func (w *Writer) ship(b *block) error {
+	select {
+	case w.blocks <- b:
+		return nil
+	case <-w.ctx.Done():
+		return w.err()
+	}
+}
+
+// recycle returns a block to the batches; one of an unusual size is dropped.
+func (w *Writer) recycle(b *block) {
+	if len(b.buf) == BlockBytes+w.r.params.Max+ReadBytes {
+		w.free <- b // has room for every block that was made
+	}
+}
+
+// claim says whether a chunk has to be stored, and if so takes that on.
+func (w *Writer) claim(id ID, size int) bool {
+	known := w.r.index.find(&id, true, nil)
+	if !known {
+		w.claimMu.Lock()
+		if _, known = w.claims[id]; !known {
+			w.claims[id] = struct{}{}
+		}
+		w.claimMu.Unlock()
+	}
+	if known {
+		w.Stats.ChunksKnown.Add(1)
+		w.Stats.BytesKnown.Add(int64(size))
+		return false
+	}
+	w.Stats.ChunksAdded.Add(1)
+	w.Stats.BytesAdded.Add(int64(size))
+	return true
+}
+
+// Has says whether a chunk is stored or on its way, and if so relies on it: it
+// need not be read again.
+func (w *Writer) Has(hash Hash) bool {
+	id := w.r.ChunkID(hash)
+	if w.r.index.find(&id, true, nil) {
+		return true
+	}
+	w.claimMu.Lock()
+	defer w.claimMu.Unlock()
+	_, ok := w.claims[id]
+	return ok
+}
+
+// AddMetadata stores one chunk of metadata; data is copied. Safe for concurrent
+// use.
+func (w *Writer) AddMetadata(data []byte) (Hash, error) {
+	if len(data) == 0 || len(data) > maxBlockSize/2 {
+		return Hash{}, fmt.Errorf("a record of %d bytes is out of bounds", len(data))
+	}
+	hash := Hash(sha256.Sum256(data))
+	w.metaMu.Lock()
+	defer w.metaMu.Unlock()
+	return hash, w.addCopy(w.meta, data, hash)
+}
+
+// seal compresses and seals blocks until there are no more.
+func (w *Writer) seal(enc *zstd.Encoder) {
+	defer w.sealers.Done()
+	var out []byte
+	for b := range w.blocks {
+		if w.err() != nil {
+			continue // drain
+		}
+		var err error
+		out, err = w.sealBlock(enc, b, out[:0])
+		w.recycle(b)
+		w.fail(err)
+	}
+}
+
+func (w *Writer) sealBlock(enc *zstd.Encoder, b *block, out []byte) ([]byte, error) {
+	plain := b.buf[:b.n]
+	compressed := false
+	if w.o.Compression != NoCompression {
+		out = enc.EncodeAll(plain, out)
+		compressed = len(out) < len(plain)-len(plain)/64
+	}
+	if !compressed {
+		out = append(out[:0], plain...)
+	}
+	ref := blockRef{
+		stored: uint32(len(out) + tagBytes), raw: uint32(b.n), compressed: compressed,
+		chunks: append([]chunkRef(nil), b.chunks...),
+	}
+	p, number, err := w.reserve(b.kind, int64(ref.stored))
+	if err != nil {
+		return out, err
+	}
+	nonce := p.nonce(number)
+	ref.nonce = nonce
+	out = w.r.keys.Data.Seal(out[:0], nonce, out, nil)
+	err = p.append(out, ref)
+	return out, errors.Join(err, w.release(p))
+}
+
+// reserve picks a pack for a block of the given sealed size.
+func (w *Writer) reserve(kind Kind, stored int64) (p *openPack, number uint32, err error) {
+	w.packMu.Lock()
+	defer w.packMu.Unlock()
+	want := 1
+	if kind == Data {
+		want = openDataPacks
+	}
+	open := w.open[kind]
+	pick := 0
+	if want > 1 {
+		n, err := rand.Int(rand.Reader, big.NewInt(int64(want)))
+		if err != nil {
+			return nil, 0, err
+		}
+		pick = int(n.Int64())
+	}
+	if pick >= len(open) {
+		p, err := newPack(w.ctx, w.r.backend, kind)
+		if err != nil {
+			return nil, 0, err
+		}
+		open = append(open, p)
+		w.open[kind] = open
+		pick = len(open) - 1
+	}
+	p = open[pick]
+	number = p.reserved
+	p.reserved++
+	p.pending++
+	p.planned += stored
+	if p.planned >= packTarget(kind) {
+		p.closing = true
+		w.open[kind] = append(open[:pick:pick], open[pick+1:]...)
+	}
+	return p, number, nil
+}
+
+// release ends a reservation, and sends a full pack on to be committed.
+func (w *Writer) release(p *openPack) error {
+	w.packMu.Lock()
+	p.pending--
+	done := p.closing && p.pending == 0
+	w.packMu.Unlock()
+	if !done {
+		return nil
+	}
+	select {
+	case w.finished <- p:
+		return nil
+	case <-w.ctx.Done():
+		p.w.Abort()
+		return w.err()
+	}
+}
+
+func (w *Writer) commitPacks() {
+	defer w.commits.Done()
+	enc, err := Default.encoder()
+	w.fail(err)
+	for p := range w.finished {
+		if w.err() != nil {
+			p.w.Abort()
+			continue
+		}
+		t, err := p.finish(w.r.keys, enc)
+		if err != nil {
+			w.fail(err)
+			continue
+		}
+		w.Stats.PacksStored.Add(1)
+		w.Stats.BytesStored.Add(t.size)
+		w.fragmentMu.Lock()
+		w.fragment = append(w.fragment, *t)
+		if len(w.fragment) >= indexGroup {
+			w.fail(w.publish(w.ctx))
+		}
+		w.fragmentMu.Unlock()
+	}
+}
+
+// publish stores an index object with the tables gathered so far. fragmentMu is
+// held, or no other goroutine is left.
+func (w *Writer) publish(ctx context.Context) error {
+	if len(w.fragment) == 0 {
+		return nil
+	}
+	packs := w.fragment
+	w.fragment = nil
+	body := squeeze(w.r.enc, appendIndex(nil, &indexObject{packs: packs}))
+	id, n, err := w.r.createObject(ctx, kindIndex, body)
+	if err != nil {
+		return fmt.Errorf("store index: %w", err)
+	}
+	w.Stats.IndexObjects.Add(1)
+	w.Stats.BytesStored.Add(n)
+	if err := w.r.index.add(packs, id); err != nil {
+		return err
+	}
+	w.claimMu.Lock()
+	defer w.claimMu.Unlock()
+	for i := range packs {
+		for j := range packs[i].blocks {
+			for _, c := range packs[i].blocks[j].chunks {
+				delete(w.claims, c.id)
+			}
+		}
+	}
+	return nil
+}
+
+// Flush makes everything added so far durable, and published in the index. All
+// batches must have been flushed; the Writer takes no more chunks.
+func (w *Writer) Flush() error {
+	if w.closed {
+		return w.err()
+	}
+	w.metaMu.Lock()
+	err := w.meta.Flush()
+	w.metaMu.Unlock()
+	w.fail(err)
+	w.stop()
+	if err := w.err(); err != nil {
+		return err
+	}
+	w.fragmentMu.Lock()
+	defer w.fragmentMu.Unlock()
+	err = w.publish(w.ctx)
+	w.fail(err)
+	return err
+}
+
+// stop ends all goroutines; unless the run has failed, unfinished packs are
+// committed.
+func (w *Writer) stop() {
+	w.closed = true
+	close(w.blocks)
+	w.sealers.Wait()
+	for _, packs := range w.open {
+		for _, p := range packs {
+			w.finished <- p
+		}
+	}
+	w.open = nil
+	close(w.finished)
+	w.commits.Wait()
+}
+
+// Commit flushes, checks that nothing that this run relied on was condemned
+// meanwhile, and stores the snapshot: the commit point. On any error there is no
+// such snapshot, but for an error of the store's after it took effect.
+func (w *Writer) Commit(id ID, snapshot []byte) error {
+	defer w.cancel(context.Canceled)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := w.r.checkRelied(w.ctx); err != nil {
+		return err
+	}
+	if time.Since(start) > commitWithin {
+		return fmt.Errorf("the last check of the store took too long: %w", ErrRaced)
+	}
+	n, err := w.r.putObject(w.ctx, kindSnapshot, id, squeeze(w.r.enc, snapshot))
+	if err != nil {
+		return fmt.Errorf("store snapshot: %w", err)
+	}
+	w.Stats.BytesStored.Add(n)
+	return nil
+}
+
+// Abort ends the run without a snapshot. Packs that are complete stay, and so
+// does what they hold: the next run finds it. After Commit it does nothing.
+func (w *Writer) Abort() {
+	if w.closed {
+		return
+	}
+	w.cancel(context.Canceled)
+	w.stop()
+}
+
+// ChunkID returns the name of a chunk in this repository.
+func (r *Repository) ChunkID(hash Hash) ID { return ID(r.keys.ChunkID(hash)) }
+
+// checkRelied returns ErrRaced if a pack that held a chunk which this process did
+// not store again is condemned or gone now.
+func (r *Repository) checkRelied(ctx context.Context) error {
+	relied := r.index.reliedUpon()
+	if len(relied) == 0 {
+		return nil
+	}
+	condemned, _, err := r.condemned(ctx)
+	if err != nil {
+		return err
+	}
+	there := make(map[ID]int64, len(relied))
+	if err := r.list(ctx, "packs", nil, func(id ID, size int64) { there[id] = size }); err != nil {
+		return err
+	}
+	for id, size := range relied {
+		if _, gone := condemned[id]; gone || there[id] != size {
+			return fmt.Errorf("pack %s: %w", id.Short(), ErrRaced)
+		}
+	}
+	return nil
+}
