@@ -136,3 +136,22 @@ type chunkJSON struct {
 	Hash string `json:"sha256"`
 	Size uint32 `json:"size"`
 }
+
+// EncodeSnapshot returns the body of a snapshot object.
+func EncodeSnapshot(s *Snapshot) ([]byte, error) {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encode snapshot: %w", err)
+	}
+	return b, nil
+}
+
+// DecodeSnapshot decodes the body of the snapshot object with that ID.
+func DecodeSnapshot(id repo.ID, body []byte) (*Snapshot, error) {
+	s := new(Snapshot)
+	if err := json.Unmarshal(body, s); err != nil {
+		return nil, fmt.Errorf("%w: snapshot %s: %w", ErrCorrupt, id.Short(), err)
+	}
+	s.ID = id
+	return s, nil
+}
