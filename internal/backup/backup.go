@@ -78,6 +78,9 @@ type Options struct {
 	Owners func() (users, groups map[uint32]string)
 	// Skipped, if set, returns how many entries were left out on purpose.
 	Skipped func() int64
+	// Extra, if set, returns problems that the sources have reported by
+	// themselves, and how many they were.
+	Extra func() ([]tree.Problem, int64)
 	// Now is the clock.
 	Now func() time.Time
 }
@@ -243,6 +246,11 @@ func (s *run) finish() {
 	if s.o.Skipped != nil {
 		c.SkippedByRule = s.o.Skipped()
 	}
+	if s.o.Extra != nil {
+		more, n := s.o.Extra()
+		c.Problems += n
+		s.snap.Problems = append(s.snap.Problems, more[:min(len(more), tree.MaxProblems-len(s.snap.Problems))]...)
+	}
 	if s.o.Owners != nil {
 		s.snap.Users, s.snap.Groups = s.o.Owners()
 	}
@@ -292,22 +300,4 @@ func (s *run) plan() *planned {
 		at.entry = root.Entry
 	}
 	return top
-}
-
-// CheckRoots says what is wrong with a list of source paths: nothing, twice the
-// same, or one inside another.
-func CheckRoots(paths []string) error {
-	sorted := slices.Clone(paths)
-	slices.Sort(sorted)
-	for i, p := range sorted {
-		for _, q := range sorted[:i] {
-			if p == q {
-				return fmt.Errorf("source %s is given twice", p)
-			}
-			if q == "/" || strings.HasPrefix(p, q+"/") {
-				return fmt.Errorf("source %s is inside source %s", p, q)
-			}
-		}
-	}
-	return nil
 }

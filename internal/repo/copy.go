@@ -15,8 +15,12 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 )
 
-// copiers is how many packs are read at a time by Copy.
-const copiers = 4
+// copiers is how many packs are read at a time by Copy; CopyBatches is how many
+// batches that takes.
+const (
+	copiers     = 4
+	CopyBatches = copiers + 1
+)
 
 // Copy stores the chunks with the given hashes that this repository does not have,
 // taking them from src. Between siblings whole blocks move as they are: neither
@@ -24,7 +28,7 @@ const copiers = 4
 // damage does not spread. Otherwise chunks are decoded and added.
 //
 // Memory grows with the number of blocks to be copied, some 16 bytes each. The
-// Writer needs copiers + 1 batches (WriterOptions.Readers) if src is no sibling.
+// Writer needs CopyBatches as its WriterOptions.Readers.
 func (w *Writer) Copy(ctx context.Context, src *Repository, hashes iter.Seq2[Hash, error]) error {
 	blocks := make(map[ID]map[uint32]struct{}) // pack → offsets
 	for hash, err := range hashes {

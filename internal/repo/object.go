@@ -108,35 +108,44 @@ type condemnedList struct {
 	Packs []ID      `json:"packs"`
 }
 
-// condemned reads all condemned lists. Lists that do not open are named: what they
-// condemned is not known, so a writer that relies on anything cannot be sure.
+// condemned reads all condemned lists. Lists that do not open are named, and
+// otherwise left out: no pruner acts on a list that it cannot open either. Damage
+// may be that of one read, so such a list is read twice.
 func (r *Repository) condemned(ctx context.Context) (packs map[ID]struct{}, damaged []ID, err error) {
+	var ids []ID
+	if err := r.list(ctx, "condemned", nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
+		return nil, nil, err
+	}
 	packs = make(map[ID]struct{})
-	err = r.list(ctx, "condemned", nil, func(id ID, _ int64) {
-		if err != nil {
-			return
-		}
-		var body []byte
-		body, e := r.openObject(ctx, kindCondemned, id)
-		var list condemnedList
-		if e == nil {
-			if json.Unmarshal(body, &list) != nil {
-				e = ErrCorrupt
-			}
+	for _, id := range ids {
+		list, err := r.condemnedList(ctx, id)
+		if errors.Is(err, ErrCorrupt) {
+			list, err = r.condemnedList(ctx, id)
 		}
 		switch {
-		case e == nil:
+		case err == nil:
 			for _, p := range list.Packs {
 				packs[p] = struct{}{}
 			}
-		case errors.Is(e, ErrCorrupt):
+		case errors.Is(err, ErrCorrupt):
 			damaged = append(damaged, id)
-		case errors.Is(e, fs.ErrNotExist): // the prune has ended
+		case errors.Is(err, fs.ErrNotExist): // the prune has ended
 		default:
-			err = fmt.Errorf("read condemned list %s: %w", id.Short(), e)
+			return nil, nil, fmt.Errorf("read condemned list %s: %w", id.Short(), err)
 		}
-	})
-	return packs, damaged, err
+	}
+	return packs, damaged, nil
+}
+
+func (r *Repository) condemnedList(ctx context.Context, id ID) (list condemnedList, err error) {
+	body, err := r.openObject(ctx, kindCondemned, id)
+	if err != nil {
+		return condemnedList{}, err
+	}
+	if err := json.Unmarshal(body, &list); err != nil {
+		return condemnedList{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return list, nil
 }
 
 // A RawSnapshot is a snapshot's body, or why it could not be read.
@@ -174,6 +183,11 @@ func (r *Repository) Snapshots(ctx context.Context) ([]RawSnapshot, error) {
 		}
 	}
 	return kept, nil
+}
+
+// SnapshotBody reads one snapshot.
+func (r *Repository) SnapshotBody(ctx context.Context, id ID) ([]byte, error) {
+	return r.openObject(ctx, kindSnapshot, id)
 }
 
 // NewID returns a random ID.

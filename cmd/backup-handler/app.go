@@ -1,0 +1,394 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/user"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/config"
+	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/journal"
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/seal"
+	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+)
+
+// An app is one execution of the program.
+//
+// Rules of the output: facts go to standard output, as text or (--json) as one JSON
+// document; progress, notes and errors go to standard error. An error is one line
+// "backup-handler: …", what to do about it one line "hint: …".
+type app struct {
+	env            func(string) (string, bool)
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	// Global flags.
+	configPath, profile          string
+	backupDirs                   []string
+	keyFile, passFile, identFile string
+	json, quiet, verbose         bool
+	noCache, noProgress          bool
+
+	cfg   *config.Config
+	runID string
+	log   *slog.Logger
+	logs  *journal.Log
+	audit *journal.Audit
+}
+
+func newApp(env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) *app {
+	return &app{env: env, stdin: stdin, stdout: stdout, stderr: stderr, log: slog.New(slog.DiscardHandler)}
+}
+
+// run executes a command line and returns the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.rootCommand()
+	args, err := translate(args)
+	if err == nil {
+		root.SetArgs(args)
+		root.SetIn(a.stdin)
+		root.SetOut(a.stdout)
+		root.SetErr(a.stderr)
+		err = root.ExecuteContext(ctx)
+	}
+	if ctx.Err() != nil {
+		err = &job.Failure{Code: job.ExitInterrupted, Err: errors.New("interrupted"), Hint: "nothing is lost: what was stored is used by the next run"}
+	}
+	code := a.report(err)
+	a.closeLogs(code, err)
+	return code
+}
+
+// report prints an error and returns its exit code.
+func (a *app) report(err error) int {
+	if err == nil {
+		return job.ExitOK
+	}
+	code, hint := job.ExitUsage, ""
+	if f, ok := errors.AsType[*job.Failure](err); ok {
+		code, hint = f.Code, f.Hint
+	}
+	if !errors.Is(err, errReported) {
+		fmt.Fprintln(a.stderr, "backup-handler: "+oneLine(err.Error()))
+	}
+	if hint != "" {
+		fmt.Fprintln(a.stderr, "hint: "+hint)
+	}
+	return code
+}
+
+// errReported is an outcome that the command's own output has told already.
+var errReported = errors.New("see above")
+
+// outcome ends a command that has said all there is to say.
+func outcome(code int) error {
+	if code == job.ExitOK {
+		return nil
+	}
+	return &job.Failure{Code: code, Err: errReported}
+}
+
+// oneLine keeps joined errors and hostile names from breaking lines.
+func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ") }
+
+func (a *app) rootCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "backup-handler",
+		Short: "Keep every version of your files, encrypted, deduplicated and verified",
+		Long: `backup-handler keeps every version of a machine's files in repositories:
+deduplicated, compressed, encrypted and verified.
+
+SNAPSHOT is "latest", the first digits of an ID, or a time (20260228_030000,
+2026-02-28 03:00, RFC 3339): the newest snapshot at or before it.
+
+Exit codes: 0 all done · 1 usage, configuration, or a verification found damage
+2 refused before anything was done · 3 a destination, source or file failed
+130 interrupted`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cmd.SetOut(a.stderr)
+			cmd.Help()
+			return outcome(job.ExitUsage)
+		},
+	}
+	c.CompletionOptions.HiddenDefaultCmd = false
+	f := c.PersistentFlags()
+	f.StringVar(&a.configPath, "config", "", "configuration file")
+	f.StringVar(&a.profile, "profile", "", "use config.NAME.ini beside the default configuration")
+	f.StringSliceVar(&a.backupDirs, "backup-dirs", nil, "repositories (repeat, or separate with commas)")
+	f.StringVar(&a.keyFile, "key-file", "", "key file of 32 bytes")
+	f.StringVar(&a.passFile, "passphrase-file", "", "file with the passphrase (else $"+job.PassphraseEnv+", the configuration, or a prompt)")
+	f.StringVar(&a.identFile, "identity-file", "", "file with the private key of a recipient")
+	f.BoolVar(&a.json, "json", false, "print facts as JSON")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "print errors only")
+	f.BoolVarP(&a.verbose, "verbose", "v", false, "print more, e.g. each file")
+	f.BoolVar(&a.noCache, "no-cache", false, "do not use the index cache")
+	f.BoolVar(&a.noProgress, "no-progress", false, "no progress display")
+	c.MarkFlagsMutuallyExclusive("config", "profile")
+	c.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return job.Fail(job.ExitUsage, err, "see 'backup-handler "+strings.TrimPrefix(cmd.CommandPath()+" ", "backup-handler ")+"--help'")
+	})
+	c.AddCommand(a.commands()...)
+	return c
+}
+
+// load reads the configuration, once, and opens the logs.
+func (a *app) load() error {
+	if a.cfg != nil {
+		return nil
+	}
+	path, err := config.Find(config.FindOptions{Path: a.configPath, Profile: a.profile, Env: a.env})
+	switch {
+	case errors.Is(err, config.ErrNone):
+		a.cfg = config.Defaults(a.env)
+	case err != nil:
+		return job.Fail(job.ExitUsage, err, "")
+	default:
+		cfg, warnings, err := config.Load(path, a.env)
+		if err != nil {
+			return job.Fail(job.ExitUsage, err, "'backup-handler config check' lists everything that is wrong")
+		}
+		a.cfg = cfg
+		for _, w := range warnings {
+			if !w.Note() {
+				a.warn("%s", w)
+			}
+		}
+	}
+	return a.openLogs()
+}
+
+// openLogs opens application.log and audit.log. A log that cannot be written is a
+// warning: it must not stand between a person and their data.
+func (a *app) openLogs() error {
+	start := time.Now()
+	id, err := journal.NewRunID(start, rand.Reader)
+	if err != nil {
+		return err
+	}
+	a.runID = id
+	dir, err := a.cfg.StateDir()
+	if err != nil {
+		a.warn("no logs: %v", err)
+		return nil
+	}
+	lc, err := a.cfg.Log()
+	if err != nil {
+		return job.Fail(job.ExitUsage, err, "")
+	}
+	a.logs, err = journal.OpenLog(journal.LogOptions{Dir: dir, RunID: id, Level: lc.Level, JSON: lc.JSON, MaxSizeMB: lc.MaxSizeMB, MaxFiles: lc.MaxFiles})
+	if err != nil {
+		a.warn("no application log: %v", err)
+	} else {
+		a.log = a.logs.Logger()
+	}
+	host, _ := os.Hostname()
+	a.audit, err = journal.OpenAudit(journal.AuditOptions{Dir: dir, RunID: id, User: userName(), Host: host, Now: time.Now})
+	if err != nil {
+		a.audit = nil
+		a.warn("no audit log: %v", err)
+	}
+	if a.cfg.Path() != "" {
+		a.record("config_loaded", slog.String("path", a.cfg.Path()))
+	}
+	return nil
+}
+
+// record writes an audit record.
+func (a *app) record(event string, fields ...slog.Attr) {
+	if a.audit == nil {
+		return
+	}
+	if err := a.audit.Append("audit."+event, fields...); err != nil {
+		a.warn("audit log: %v", err)
+	}
+}
+
+func (a *app) closeLogs(code int, err error) {
+	if err != nil && !errors.Is(err, errReported) {
+		a.log.Error("command failed", "error", err.Error(), "exit_code", code)
+	}
+	if a.logs != nil {
+		if err := a.logs.Close(); err != nil {
+			fmt.Fprintln(a.stderr, "warning: application log: "+oneLine(err.Error()))
+		}
+	}
+}
+
+func userName() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return ""
+}
+
+// warn prints a line that is no error.
+func (a *app) warn(format string, args ...any) {
+	line := oneLine(fmt.Sprintf(format, args...))
+	fmt.Fprintln(a.stderr, "warning: "+line)
+	a.log.Warn(line)
+}
+
+// note prints a line of information.
+func (a *app) note(line string) {
+	a.log.Info(line)
+	if !a.quiet {
+		fmt.Fprintln(a.stderr, oneLine(line))
+	}
+}
+
+// locations are the repositories that a command works on.
+func (a *app) locations() ([]string, error) {
+	if len(a.backupDirs) > 0 {
+		return a.backupDirs, nil
+	}
+	dirs, err := a.cfg.BackupDirs()
+	if err != nil {
+		return nil, job.Fail(job.ExitUsage, err, "")
+	}
+	if len(dirs) == 0 {
+		return nil, job.Fail(job.ExitUsage, errors.New("no repository is given"), "use --backup-dirs, or set [BACKUPS] backup_dirs in the configuration")
+	}
+	return dirs, nil
+}
+
+// access gathers the keys.
+func (a *app) access(encrypt bool, recipients []string) (*job.Access, error) {
+	acc, err := job.NewAccess(a.cfg, job.AccessOptions{
+		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile,
+		Recipients: recipients, NoCache: a.noCache, Env: a.env, Prompt: a.prompter(),
+	})
+	return acc, job.Fail(job.ExitUsage, err, "")
+}
+
+// open opens the first repository that can be opened, for a command that reads.
+// With index, chunks can be read; without, only snapshots and keys.
+func (a *app) open(ctx context.Context, index bool) (*job.Destination, error) {
+	if err := a.load(); err != nil {
+		return nil, err
+	}
+	locations, err := a.locations()
+	if err != nil {
+		return nil, err
+	}
+	acc, err := a.access(false, nil)
+	if err != nil {
+		return nil, err
+	}
+	var errs error
+	for _, l := range locations {
+		d, err := acc.OpenDestination(ctx, l)
+		if err == nil {
+			if index {
+				err = d.Load(ctx)
+			} else {
+				err = d.LoadSnapshots(ctx)
+			}
+			if err != nil {
+				d.Close()
+			}
+		}
+		if err == nil {
+			if errs != nil {
+				a.warn("%v", errs)
+			}
+			for _, s := range d.Unreadable {
+				a.warn("snapshot %s cannot be read: %v", s.ID.Short(), s.Err)
+			}
+			a.recordKeys(acc)
+			return d, nil
+		}
+		errs = errors.Join(errs, err)
+	}
+	return nil, job.Fail(job.ExitUsage, errs, openHint(errs))
+}
+
+func (a *app) recordKeys(acc *job.Access) {
+	for _, k := range acc.KeysLoaded {
+		a.record("encryption_key_loaded", slog.String("source", k))
+	}
+	acc.KeysLoaded = nil
+}
+
+func openHint(err error) string {
+	switch {
+	case errors.Is(err, seal.ErrWrongKey):
+		return "check the passphrase ($" + job.PassphraseEnv + ", --passphrase-file) or key file (--key-file); nothing was changed"
+	case errors.Is(err, repo.ErrNoRepository):
+		return "check the path, and whether its file system is mounted; 'backup-handler init' creates a repository"
+	case errors.Is(err, storage.ErrUnsupported):
+		return "this version keeps repositories in local directories"
+	}
+	return ""
+}
+
+// snapshot resolves SNAPSHOT[:PATH]; the path is "" where none is given.
+func (a *app) snapshot(d *job.Destination, spec string) (*tree.Snapshot, string, error) {
+	name, path := job.SplitSpec(spec)
+	s, err := job.Resolve(d.Snapshots, name)
+	return s, path, job.Fail(job.ExitUsage, err, "'backup-handler snapshots' lists them")
+}
+
+// print writes v as JSON, or calls text.
+func (a *app) print(v any, text func(w io.Writer) error) error {
+	var buf bytes.Buffer
+	if a.json {
+		enc := json.NewEncoder(&buf)
+		enc.SetEscapeHTML(false)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(v); err != nil {
+			return err
+		}
+	} else if err := text(&buf); err != nil {
+		return err
+	}
+	_, err := a.stdout.Write(buf.Bytes())
+	return err
+}
+
+// terminal says whether somebody watches standard error.
+func (a *app) terminal() bool {
+	f, ok := a.stderr.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// prompter asks for passphrases on the terminal; nil where there is none.
+func (a *app) prompter() func(string, bool) ([]byte, error) {
+	f, ok := a.stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	ask := func(question string) ([]byte, error) {
+		fmt.Fprint(a.stderr, question+": ")
+		text, err := term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(a.stderr)
+		return text, err
+	}
+	return func(question string, confirm bool) ([]byte, error) {
+		text, err := ask(question)
+		if err != nil || !confirm {
+			return text, err
+		}
+		again, err := ask("Once more")
+		if err == nil && !bytes.Equal(text, again) {
+			err = errors.New("the two passphrases differ")
+		}
+		return text, err
+	}
+}

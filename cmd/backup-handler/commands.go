@@ -1,0 +1,24 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// commands lists every command.
+func (a *app) commands() []*cobra.Command {
+	return []*cobra.Command{
+		a.backupCommand(),
+		a.restoreCommand(),
+		a.verifyCommand(),
+		a.snapshotsCommand(),
+		a.lsCommand(),
+		a.findCommand(),
+		a.diffCommand(),
+		a.catCommand(),
+		a.statsCommand(),
+		a.statusCommand(),
+		a.initCommand(),
+		a.keyCommand(),
+		a.configCommand(),
+		a.auditCommand(),
+		a.versionCommand(),
+	}
+}

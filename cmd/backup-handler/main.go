@@ -1,0 +1,35 @@
+// Command backup-handler keeps every version of a machine's files in encrypted,
+// deduplicating repositories.
+//
+// A tour of the program: docs/overview.md. main.go: start and end. app.go: what
+// all commands share. Each other file is one command, or a few of one kind.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/job"
+)
+
+// version is set by the build: -ldflags "-X main.version=…".
+var version = "3.0.0-dev"
+
+// graceAfterSignal is how long a run may take to stop. What is stored is safe at
+// any moment, so that after it the process simply ends.
+const graceAfterSignal = 1500 * time.Millisecond
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() {
+		<-ctx.Done()
+		time.Sleep(graceAfterSignal)
+		os.Exit(job.ExitInterrupted)
+	}()
+	a := newApp(os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
+	os.Exit(a.run(ctx, os.Args[1:]))
+}

@@ -1,0 +1,317 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/config"
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/seal"
+	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+)
+
+// PassphraseEnv is the environment variable with the passphrase, where the
+// configuration gives none.
+const PassphraseEnv = "BACKUP_HANDLER_PASSPHRASE"
+
+// maxKeyFile bounds what is read of a file with a key.
+const maxKeyFile = 64 << 10
+
+// ErrNoKey says that encryption is wanted, but there is no key.
+var ErrNoKey = errors.New("encryption is on, but there is neither a passphrase nor a key file nor a recipient")
+
+// Access is how repositories are opened and created.
+type Access struct {
+	// Encrypt says that the user wants encryption: a repository that opens
+	// without a key is then refused, and a new one gets slots for the keys.
+	Encrypt bool
+	// Credentials open repositories, Lockers are given slots in new ones.
+	Credentials []seal.Credential
+	Lockers     []seal.Locker
+	KDF         seal.KDF
+	CacheDir    string // "" for no cache
+	// Prompt asks for a passphrase, when nothing else opens a repository. nil:
+	// nobody is there to ask. confirm: for a new one, asked twice.
+	Prompt func(question string, confirm bool) ([]byte, error)
+	// KeysLoaded lists where keys came from, for the audit log; never the keys.
+	KeysLoaded []string
+}
+
+// AccessOptions override the configuration.
+type AccessOptions struct {
+	Encrypt        bool
+	KeyFile        string
+	PassphraseFile string
+	IdentityFile   string
+	Recipients     []string
+	NoCache        bool
+	Env            func(string) (string, bool)
+	Prompt         func(question string, confirm bool) ([]byte, error)
+}
+
+// NewAccess gathers the keys that the configuration, the environment and the
+// command line give. Keys that are not given are no error yet: Open says what
+// is missing.
+func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
+	enc, err := cfg.Encryption()
+	if err != nil {
+		return nil, err
+	}
+	a := &Access{Encrypt: enc.Enabled || o.Encrypt || len(o.Recipients) > 0, Prompt: o.Prompt}
+	if enc.KDF == "argon2id" {
+		a.KDF = seal.Argon2id(3, 64<<10, 1)
+	}
+	if !o.NoCache {
+		if a.CacheDir, err = cfg.CacheDir(); err != nil {
+			a.CacheDir = "" // no home directory: everything works without a cache
+		}
+	}
+	if err := a.loadKeyFile(o.KeyFile, enc); err != nil {
+		return nil, err
+	}
+	if err := a.loadPassphrase(o, enc); err != nil {
+		return nil, err
+	}
+	if err := a.loadRecipients(o, enc); err != nil {
+		return nil, err
+	}
+	if !a.Encrypt {
+		a.Credentials = append(a.Credentials, seal.None{})
+	}
+	return a, nil
+}
+
+func (a *Access) add(l seal.Locker, c seal.Credential, where string) {
+	if l != nil {
+		a.Lockers = append(a.Lockers, l)
+	}
+	if c != nil {
+		a.Credentials = append(a.Credentials, c)
+		a.KeysLoaded = append(a.KeysLoaded, where)
+	}
+}
+
+func (a *Access) loadKeyFile(path string, enc config.Encryption) (err error) {
+	if path == "" {
+		if path, err = enc.KeyFile.Get(); err != nil {
+			return err
+		}
+	}
+	if path == "" {
+		return nil
+	}
+	content, err := readKeyFile(path)
+	if err != nil {
+		return err
+	}
+	k, err := seal.NewKeyFile(content)
+	if err != nil {
+		return fmt.Errorf("key file %s: %w", path, err)
+	}
+	a.add(k, k, "key file "+path)
+	return nil
+}
+
+// loadPassphrase takes the passphrase from a file, the configuration or the
+// environment, in this order. With a key file, as in 2.5, the configured passphrase
+// is not used for new repositories.
+func (a *Access) loadPassphrase(o AccessOptions, enc config.Encryption) error {
+	var text []byte
+	var where string
+	if o.PassphraseFile != "" {
+		content, err := readKeyFile(o.PassphraseFile)
+		if err != nil {
+			return err
+		}
+		text, where = []byte(strings.TrimRight(string(content), "\r\n")), "passphrase from "+o.PassphraseFile
+	} else if p, err := enc.Passphrase.Get(); err != nil {
+		if len(a.Lockers) > 0 {
+			return nil // the key file is enough: a restore does not need every secret
+		}
+		if env, ok := o.Env(PassphraseEnv); !ok || env == "" {
+			return err
+		}
+	} else if !p.IsEmpty() {
+		text, where = []byte(p.Reveal()), "passphrase from the configuration"
+	}
+	if len(text) == 0 {
+		env, _ := o.Env(PassphraseEnv)
+		text, where = []byte(env), "passphrase from $"+PassphraseEnv
+	}
+	if len(text) == 0 {
+		return nil
+	}
+	p, err := seal.NewPassphrase(text)
+	if err != nil {
+		return err
+	}
+	if len(a.Lockers) > 0 {
+		a.add(nil, p, where)
+	} else {
+		a.add(p, p, where)
+	}
+	return nil
+}
+
+func (a *Access) loadRecipients(o AccessOptions, enc config.Encryption) error {
+	recipients := o.Recipients
+	if len(recipients) == 0 {
+		var err error
+		if recipients, err = enc.Recipients.Get(); err != nil {
+			return err
+		}
+	}
+	for _, item := range recipients {
+		r, err := ParseRecipient(item)
+		if err != nil {
+			return err
+		}
+		a.add(r, nil, "")
+	}
+	identity := o.IdentityFile
+	if identity == "" {
+		var err error
+		if identity, err = enc.IdentityFile.Get(); err != nil {
+			return err
+		}
+	}
+	if identity == "" {
+		return nil
+	}
+	content, err := readKeyFile(identity)
+	if err != nil {
+		return err
+	}
+	i, err := seal.ParseIdentity(keyLine(content))
+	if err != nil {
+		return fmt.Errorf("identity file %s: %w", identity, err)
+	}
+	a.add(nil, i, "identity file "+identity)
+	return nil
+}
+
+// ParseRecipient reads a public key, given itself or as the path of a file.
+func ParseRecipient(item string) (*seal.Recipient, error) {
+	if r, err := seal.ParseRecipient(item); err == nil {
+		return r, nil
+	}
+	content, err := readKeyFile(item)
+	if err != nil {
+		return nil, fmt.Errorf("recipient: neither a public key nor a readable file: %w", err)
+	}
+	r, err := seal.ParseRecipient(keyLine(content))
+	if err != nil {
+		return nil, fmt.Errorf("recipient file %s: %w", item, err)
+	}
+	return r, nil
+}
+
+// keyLine returns the first line that is neither empty nor a comment.
+func keyLine(content []byte) string {
+	for line := range strings.Lines(string(content)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			return line
+		}
+	}
+	return ""
+}
+
+func readKeyFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() && info.Mode()&fs.ModeNamedPipe == 0 && info.Mode()&fs.ModeCharDevice == 0 {
+		return nil, fmt.Errorf("%s is not a file", path)
+	}
+	if info.Size() > maxKeyFile {
+		return nil, fmt.Errorf("%s: %d bytes are too many for a key", path, info.Size())
+	}
+	return os.ReadFile(path)
+}
+
+// Open opens the repository at a location. It asks for a passphrase where nothing
+// else fits and somebody is there to ask.
+func (a *Access) Open(ctx context.Context, location string) (*repo.Repository, error) {
+	b, err := storage.Open(ctx, location)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%s: %w", location, repo.ErrNoRepository)
+		}
+		return nil, err
+	}
+	r, err := repo.Open(ctx, b, repo.Options{Credentials: a.Credentials, CacheDir: a.CacheDir})
+	if errors.Is(err, seal.ErrWrongKey) && a.Prompt != nil {
+		text, perr := a.Prompt("Passphrase for "+location, false)
+		if perr != nil {
+			b.Close()
+			return nil, errors.Join(err, perr)
+		}
+		p, perr := seal.NewPassphrase(text)
+		if perr != nil {
+			b.Close()
+			return nil, perr
+		}
+		if r, err = repo.Open(ctx, b, repo.Options{Credentials: []seal.Credential{p}, CacheDir: a.CacheDir}); err == nil {
+			a.add(nil, p, "passphrase from the terminal")
+		}
+	}
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// Create makes a repository at a location; sibling may be nil.
+func (a *Access) Create(ctx context.Context, location string, sibling *repo.Repository) error {
+	if a.Encrypt && len(a.Lockers) == 0 {
+		if a.Prompt == nil {
+			return ErrNoKey
+		}
+		text, err := a.Prompt("New passphrase for "+location, true)
+		if err != nil {
+			return err
+		}
+		p, err := seal.NewPassphrase(text)
+		if err != nil {
+			return err
+		}
+		a.add(p, p, "passphrase from the terminal")
+	}
+	lockers := a.Lockers
+	if !a.Encrypt {
+		lockers = []seal.Locker{seal.None{}}
+	}
+	b, err := storage.Create(ctx, location)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	return repo.Init(ctx, b, repo.InitOptions{
+		Lockers: lockers, Sibling: sibling,
+		Wrap: seal.WrapOptions{Created: time.Now(), KDF: a.KDF},
+	})
+}
+
+// OpenFirst opens the first of several locations that can be opened, for
+// commands that read. The error joins those of all.
+func (a *Access) OpenFirst(ctx context.Context, locations []string) (*repo.Repository, string, error) {
+	var errs error
+	for _, l := range locations {
+		r, err := a.Open(ctx, l)
+		if err == nil {
+			return r, l, nil
+		}
+		errs = errors.Join(errs, err)
+	}
+	if errs == nil {
+		errs = errors.New("no repository is given")
+	}
+	return nil, "", errs
+}

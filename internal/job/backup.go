@@ -1,0 +1,452 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/backup"
+	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
+	"github.com/SP1R4/BackupHandler/v3/internal/files"
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/seal"
+	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+)
+
+// BackupOptions describe one run.
+type BackupOptions struct {
+	Sources      []string
+	Destinations []string
+	Mode         tree.Mode
+	Rules        *exclude.Rules
+	OneFS        bool
+	Tags         []string
+	AllowEmpty   bool
+	DryRun       bool
+	FileSHA256   bool
+	Readers      int
+	Sealers      int
+	Compression  repo.Compression
+
+	Host, User, Program, RunID string
+
+	Progress  *backup.Progress
+	OnProblem func(tree.Problem)
+	OnFile    func(path, state string)
+	// Note receives one line about something the user should know.
+	Note func(string)
+	Log  *slog.Logger
+	Now  func() time.Time
+}
+
+// BackupResult is what a run did.
+type BackupResult struct {
+	Snapshot     *tree.Snapshot // nil: none was made
+	Destinations []*Destination
+	Notes        []string
+}
+
+// Failed says whether something that should be in every destination is not.
+func (r *BackupResult) Failed() bool {
+	if r.Snapshot == nil || slices.ContainsFunc(r.Destinations, func(d *Destination) bool { return d.Err != nil }) {
+		return true
+	}
+	return r.Snapshot.Counts.Problems > 0 && slices.ContainsFunc(r.Snapshot.Problems, func(p tree.Problem) bool { return p.Kind != backup.Metadata })
+}
+
+// Backup runs one backup to several destinations: the source is read once, into
+// the first destination that can be reached; the snapshot is then copied to the
+// others. Each succeeds or fails alone. The error is a *Failure when nothing could
+// be done; else look at the result.
+func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, error) {
+	res := &BackupResult{}
+	var mu sync.Mutex
+	note := func(format string, args ...any) {
+		mu.Lock()
+		defer mu.Unlock()
+		line := fmt.Sprintf(format, args...)
+		if slices.Contains(res.Notes, line) {
+			return
+		}
+		res.Notes = append(res.Notes, line)
+		o.Note(line)
+	}
+	sources, err := cleanSources(o.Sources, note)
+	if err != nil {
+		return nil, Fail(ExitUsage, err, "")
+	}
+	o.Sources = sources
+	for _, s := range sources {
+		if _, err := os.Stat(s); err != nil {
+			return nil, Fail(ExitRefused, fmt.Errorf("source %s: %w", s, reason(err)), "is its file system mounted? Nothing was changed")
+		}
+	}
+	res.Destinations = openAll(ctx, a, o.Destinations, o.DryRun, note)
+	defer func() {
+		for _, d := range res.Destinations {
+			if err := d.Close(); err != nil && d.Err == nil {
+				d.Err = err
+			}
+		}
+	}()
+	if err := ctx.Err(); err != nil {
+		return res, err
+	}
+	ready := slices.DeleteFunc(slices.Clone(res.Destinations), func(d *Destination) bool { return d.Err != nil })
+	if len(ready) == 0 {
+		errs := make([]error, len(res.Destinations))
+		for i, d := range res.Destinations {
+			errs[i] = d.Err
+		}
+		if len(errs) == 1 {
+			return res, Fail(ExitRefused, errs[0], hint(errs[0]))
+		}
+		return res, Fail(ExitRefused, fmt.Errorf("no destination can be used: %w", errors.Join(errs...)), hint(errs[0]))
+	}
+	same := func(s *tree.Snapshot) bool { return s.Host == o.Host && slices.Equal(s.Sources, asPaths(sources)) }
+	for _, d := range ready {
+		if d.Repo != nil {
+			if err := catchUp(ctx, d, ready, same, o.writer()); err != nil {
+				d.Err = err
+			}
+			break // the others follow with the new snapshot
+		}
+	}
+	for _, first := range ready {
+		if first.Err != nil {
+			continue
+		}
+		for attempt := 1; ; attempt++ {
+			res.Snapshot, err = backupTo(ctx, first, &o, note)
+			if !errors.Is(err, repo.ErrRaced) || attempt == 2 {
+				break
+			}
+			note("%s was pruned during the run: once more", first.Location)
+			if err = first.Load(ctx); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			if !o.DryRun {
+				first.Snapshots = append(first.Snapshots, res.Snapshot)
+			}
+			break
+		}
+		if ctx.Err() != nil {
+			return res, ctx.Err()
+		}
+		if _, ok := errors.AsType[*Failure](err); ok || !isDestinationError(err) {
+			return res, err // a fault of the source: the same everywhere
+		}
+		first.Err = fmt.Errorf("%s: %w", first.Location, err)
+	}
+	if res.Snapshot == nil || o.DryRun {
+		if res.Snapshot == nil {
+			return res, Fail(ExitPartial, firstError(res.Destinations), hint(firstError(res.Destinations)))
+		}
+		return res, nil
+	}
+	copyToOthers(ctx, ready, same, o.writer())
+	return res, ctx.Err()
+}
+
+func (o *BackupOptions) writer() repo.WriterOptions {
+	return repo.WriterOptions{Compression: o.Compression, Sealers: o.Sealers}
+}
+
+func firstError(ds []*Destination) error {
+	for _, d := range ds {
+		if d.Err != nil {
+			return d.Err
+		}
+	}
+	return nil
+}
+
+// copyToOthers brings every destination up to the same snapshots.
+func copyToOthers(ctx context.Context, ready []*Destination, same func(*tree.Snapshot) bool, o repo.WriterOptions) {
+	var wg sync.WaitGroup
+	// What is missing where is settled before anything is copied: the lists
+	// change while copies run.
+	for _, d := range ready {
+		if d.Err != nil {
+			continue
+		}
+		list := missing(d, ready, same)
+		wg.Go(func() { d.Err = copyList(ctx, d, list, o) })
+	}
+	wg.Wait()
+}
+
+func catchUp(ctx context.Context, d *Destination, others []*Destination, same func(*tree.Snapshot) bool, o repo.WriterOptions) error {
+	return copyList(ctx, d, missing(d, others, same), o)
+}
+
+func copyList(ctx context.Context, d *Destination, list []missed, o repo.WriterOptions) error {
+	for _, m := range list {
+		if err := copySnapshot(ctx, m.src, d, m.snap, o); err != nil {
+			return fmt.Errorf("%s: %w", d.Location, err)
+		}
+		d.Snapshots = append(d.Snapshots, m.snap)
+	}
+	slices.SortFunc(d.Snapshots, func(a, b *tree.Snapshot) int { return a.Time.Compare(b.Time) })
+	return nil
+}
+
+// openAll opens the destinations and creates those that do not exist.
+func openAll(ctx context.Context, a *Access, locations []string, dryRun bool, note func(string, ...any)) []*Destination {
+	var all []*Destination
+	var sibling *repo.Repository
+	for _, l := range locations {
+		d, err := a.OpenDestination(ctx, l)
+		if err != nil && !errors.Is(err, repo.ErrNoRepository) {
+			d.Err = err
+		} else if sibling == nil {
+			sibling = d.Repo
+		}
+		all = append(all, d)
+	}
+	for _, d := range all {
+		if d.Err != nil {
+			continue
+		}
+		if d.Repo == nil && !dryRun {
+			if d.Err = a.create(ctx, d, sibling); d.Err != nil {
+				continue
+			}
+			if sibling == nil {
+				sibling = d.Repo
+			}
+			if d.Created {
+				note("created repository %s", d.Place)
+				if !a.Encrypt {
+					note("%s is not encrypted: everyone who can read it can read the backups (--encrypt, or [ENCRYPTION] enabled)", d.Place)
+				}
+			}
+		}
+		if d.Repo != nil {
+			if d.Err = d.Load(ctx); d.Err == nil {
+				noteDamage(d, note)
+			}
+		}
+	}
+	return all
+}
+
+func noteDamage(d *Destination, note func(string, ...any)) {
+	if n := len(d.Index.MissingPacks) + len(d.Index.ResizedPacks) + len(d.Index.DamagedPacks); n > 0 {
+		note("%s: %d packs are missing or damaged; what they held and is still in the sources is stored again. Run 'backup-handler verify'", d.Location, n)
+	}
+	if n := len(d.Unreadable); n > 0 {
+		note("%s: %d snapshots cannot be read. Run 'backup-handler verify'", d.Location, n)
+	}
+}
+
+// backupTo makes the snapshot in one destination.
+func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note func(string, ...any)) (*tree.Snapshot, error) {
+	skip := []string{}
+	for _, dest := range o.Destinations {
+		if !isURL(dest) {
+			skip = append(skip, dest, filepath.Join(dest, SubDir))
+		}
+	}
+	opts := backup.Options{
+		ReadAll: o.Mode == tree.Full, AllowEmpty: o.AllowEmpty, FileSHA256: o.FileSHA256, DryRun: o.DryRun,
+		Readers: o.Readers, Write: o.writer(), Progress: o.Progress, OnProblem: o.OnProblem, OnFile: o.OnFile, Now: o.Now,
+	}
+	snap := tree.Snapshot{
+		Time: o.Now().Truncate(time.Microsecond), Host: o.Host, User: o.User, Program: o.Program, RunID: o.RunID,
+		Sources: asPaths(o.Sources), Mode: o.Mode, Tags: o.Tags, Lacks: files.Lacks(),
+	}
+	if d.Repo != nil {
+		opts.Parent = parent(d.Snapshots, &snap)
+	}
+	if opts.Parent == nil {
+		opts.ReadAll = true
+		if o.Mode != tree.Full && !o.DryRun {
+			note("no earlier snapshot to compare with: everything is read")
+		}
+	}
+	var metadata problems
+	var skipped atomic.Int64
+	var roots []*files.Root
+	fail := func(err error) (*tree.Snapshot, error) {
+		for _, r := range roots {
+			r.Entry.Close()
+		}
+		return nil, err
+	}
+	for _, s := range o.Sources {
+		root, err := files.OpenRoot(s, files.Options{
+			Rules: o.Rules, OneFileSystem: o.OneFS, SkipPaths: skip,
+			OnProblem: func(p files.Problem) { metadata.add(p, o.OnProblem) },
+			OnSkipped: func(s files.Skipped) {
+				skipped.Add(1)
+				switch s.Kind {
+				case files.SkipPath:
+					note("left out %s: it is a destination of this backup", s.Path)
+				case files.Socket:
+					note("left out %s: a socket cannot be restored", s.Path)
+				}
+			},
+		})
+		if err != nil {
+			return fail(Fail(ExitRefused, fmt.Errorf("source %s: %w", s, reason(err)), "nothing was changed"))
+		}
+		roots = append(roots, root)
+		opts.Roots = append(opts.Roots, backup.Root{Path: filepath.ToSlash(root.Path), Ancestors: root.Ancestors, Entry: root.Entry})
+	}
+	opts.Owners = func() (users, groups map[uint32]string) {
+		users, groups = map[uint32]string{}, map[uint32]string{}
+		for _, r := range roots {
+			for id, name := range r.Owners().Users() {
+				users[id] = name
+			}
+			for id, name := range r.Owners().Groups() {
+				groups[id] = name
+			}
+		}
+		return users, groups
+	}
+	opts.Skipped = skipped.Load
+	opts.Extra = metadata.list
+	got, err := backup.Run(ctx, d.Repo, snap, opts)
+	if errors.Is(err, backup.ErrEmptySource) {
+		return nil, Fail(ExitRefused, err, "is its file system mounted? If it is meant to be empty, add --allow-empty. Nothing was changed")
+	}
+	return got, err
+}
+
+// problems gathers what the file source reports by itself.
+type problems struct {
+	mu   sync.Mutex
+	all  []tree.Problem
+	more int64
+}
+
+func (p *problems) add(f files.Problem, tell func(tree.Problem)) {
+	kind := backup.Unreadable
+	switch {
+	case f.Kind == files.LostMetadata:
+		kind = backup.Metadata
+	case errors.Is(f.Err, fs.ErrNotExist):
+		kind = backup.Vanished
+	}
+	t := tree.Problem{Path: tree.Path(f.Path), Kind: kind, Text: f.Err.Error()}
+	p.mu.Lock()
+	if len(p.all) < tree.MaxProblems {
+		p.all = append(p.all, t)
+	} else {
+		p.more++
+	}
+	p.mu.Unlock()
+	if tell != nil {
+		tell(t)
+	}
+}
+
+func (p *problems) list() ([]tree.Problem, int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.all, int64(len(p.all)) + p.more
+}
+
+// parent picks the snapshot to compare with: the newest of this host and these
+// sources, or else the newest that has one of them; for a differential run, the
+// newest full one.
+func parent(all []*tree.Snapshot, snap *tree.Snapshot) *tree.Snapshot {
+	var best *tree.Snapshot
+	exact := false
+	for _, s := range all {
+		if s.Host != snap.Host || snap.Mode == tree.Differential && s.Mode != tree.Full {
+			continue
+		}
+		same := slices.Equal(s.Sources, snap.Sources)
+		shares := slices.ContainsFunc(s.Sources, func(p tree.Path) bool { return slices.Contains(snap.Sources, p) })
+		if same || shares && !exact {
+			best, exact = s, exact || same
+		}
+	}
+	return best
+}
+
+func asPaths(names []string) []tree.Path {
+	out := make([]tree.Path, len(names))
+	for i, n := range names {
+		out[i] = tree.Path(filepath.ToSlash(n))
+	}
+	return out
+}
+
+// cleanSources makes the sources absolute, sorted and disjoint.
+func cleanSources(given []string, note func(string, ...any)) ([]string, error) {
+	if len(given) == 0 {
+		return nil, errors.New("no source is given")
+	}
+	var abs []string
+	for _, s := range given {
+		a, err := filepath.Abs(s)
+		if err != nil {
+			return nil, err
+		}
+		abs = append(abs, a)
+	}
+	slices.Sort(abs)
+	abs = slices.Compact(abs)
+	var out []string
+	for _, s := range abs {
+		inside := ""
+		for _, o := range out {
+			if o == "/" || strings.HasPrefix(s, strings.TrimSuffix(o, "/")+"/") {
+				inside = o
+			}
+		}
+		if inside != "" {
+			note("source %s is part of source %s", s, inside)
+			continue
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// isDestinationError says whether an error of a run is the fault of where it
+// writes to, so that another destination may do better.
+func isDestinationError(err error) bool {
+	return !errors.Is(err, backup.ErrEmptySource)
+}
+
+// reason is an error without the operation and path that the message has already.
+func reason(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
+}
+
+// hint is what to do about an error of a destination.
+func hint(err error) string {
+	switch {
+	case errors.Is(err, seal.ErrWrongKey):
+		return "check the passphrase or key file; nothing was changed"
+	case errors.Is(err, ErrNoKey):
+		return "set [ENCRYPTION] passphrase = ${" + PassphraseEnv + "} or key_file, or set $" + PassphraseEnv + ", or use --key-file"
+	case errors.Is(err, storage.ErrFull):
+		return "free some space, or add a destination; what is stored already is used by the next run"
+	case errors.Is(err, storage.ErrReadOnly):
+		return "is it mounted read-only, or owned by another user?"
+	case errors.Is(err, storage.ErrUnsupported):
+		return "this version keeps repositories in local directories"
+	}
+	return ""
+}

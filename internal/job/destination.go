@@ -1,0 +1,164 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/files"
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+)
+
+// SubDir is where the repository of a backup directory is when the directory holds
+// other things, such as the mirror of BackupHandler 2.5.
+const SubDir = "backup-handler.repo"
+
+// removable are directories below which media are mounted: a repository is not
+// created there while nothing is mounted.
+var removable = []string{"/mnt", "/media", "/run/media"}
+
+// A Destination is one repository that a run writes to.
+type Destination struct {
+	Location string           // as given
+	Place    string           // where the repository is: Location or its SubDir
+	Repo     *repo.Repository // nil: not open
+	Created  bool
+	Index    repo.IndexReport
+	// Snapshots are those that can be read; Unreadable the others.
+	Snapshots  []*tree.Snapshot
+	Unreadable []repo.RawSnapshot
+
+	// Err is why the destination failed.
+	Err error
+	// Copied are snapshots that were copied here in this run.
+	Copied []repo.ID
+}
+
+func isURL(location string) bool { return strings.Contains(location, "://") }
+
+// OpenDestination opens the repository of a location, its own or that in its
+// SubDir.
+func (a *Access) OpenDestination(ctx context.Context, location string) (*Destination, error) {
+	d := &Destination{Location: location, Place: location}
+	var err error
+	d.Repo, err = a.Open(ctx, location)
+	if errors.Is(err, repo.ErrNoRepository) && !isURL(location) {
+		sub := filepath.Join(location, SubDir)
+		r, suberr := a.Open(ctx, sub)
+		if suberr == nil || !errors.Is(suberr, repo.ErrNoRepository) {
+			d.Place, d.Repo, err = sub, r, suberr
+		}
+	}
+	return d, err
+}
+
+// create makes the repository of d, where the place is fit for one.
+func (a *Access) create(ctx context.Context, d *Destination, sibling *repo.Repository) error {
+	if !isURL(d.Location) {
+		if err := checkMounted(d.Location); err != nil {
+			return err
+		}
+		entries, err := os.ReadDir(d.Location)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if slices.ContainsFunc(entries, foreign) {
+			d.Place = filepath.Join(d.Location, SubDir)
+		}
+	}
+	err := a.Create(ctx, d.Place, sibling)
+	if err != nil && !errors.Is(err, repo.ErrExists) {
+		return err
+	}
+	d.Created = err == nil
+	d.Repo, err = a.Open(ctx, d.Place)
+	return err
+}
+
+// foreign says whether an entry of a directory is not from an interrupted creation
+// of a repository.
+func foreign(e fs.DirEntry) bool {
+	return !slices.Contains([]string{"lost+found", "keys", "readme.txt"}, e.Name()) && !strings.HasPrefix(e.Name(), ".")
+}
+
+// checkMounted refuses a place for removable media with no medium in it.
+func checkMounted(dir string) error {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	for _, base := range removable {
+		if !strings.HasPrefix(abs, base+"/") {
+			continue
+		}
+		mount, err := files.MountPoint(existing(abs))
+		if err != nil {
+			return fmt.Errorf("find what is mounted at %s: %w", dir, err)
+		}
+		if mount != base && !strings.HasPrefix(mount, base+"/") {
+			return &Failure{ExitRefused, fmt.Errorf("nothing is mounted at %s", dir),
+				"mount the backup medium; to keep a repository there on the system disk, create it once with 'backup-handler init'"}
+		}
+	}
+	return nil
+}
+
+// existing is the longest part of a path that exists.
+func existing(path string) string {
+	for {
+		if _, err := os.Lstat(path); err == nil || filepath.Dir(path) == path {
+			return path
+		}
+		path = filepath.Dir(path)
+	}
+}
+
+// Load reads the index, and the list of snapshots.
+func (d *Destination) Load(ctx context.Context) error {
+	var err error
+	if d.Index, err = d.Repo.LoadIndex(ctx); err != nil {
+		return err
+	}
+	return d.LoadSnapshots(ctx)
+}
+
+// LoadSnapshots reads the list of snapshots only, oldest first.
+func (d *Destination) LoadSnapshots(ctx context.Context) error {
+	raw, err := d.Repo.Snapshots(ctx)
+	if err != nil {
+		return err
+	}
+	d.Snapshots, d.Unreadable = nil, nil
+	for _, s := range raw {
+		var snap *tree.Snapshot
+		if s.Err == nil {
+			snap, s.Err = tree.DecodeSnapshot(s.ID, s.Body)
+		}
+		if s.Err != nil {
+			d.Unreadable = append(d.Unreadable, s)
+			continue
+		}
+		d.Snapshots = append(d.Snapshots, snap)
+	}
+	slices.SortFunc(d.Snapshots, func(a, b *tree.Snapshot) int {
+		if c := a.Time.Compare(b.Time); c != 0 {
+			return c
+		}
+		return strings.Compare(a.ID.String(), b.ID.String())
+	})
+	return nil
+}
+
+// Close releases the repository, if it is open.
+func (d *Destination) Close() error {
+	if d.Repo == nil {
+		return nil
+	}
+	return d.Repo.Close()
+}

@@ -1,0 +1,8 @@
+// Package job is one run from start to finish: which repositories, with which
+// keys, from which sources, what is copied where, and how it ended.
+//
+// It knows configuration and every kind of source and destination, but no flags
+// and no terminal. access.go: keys. destination.go: repositories of a run.
+// backup.go: a backup. copy.go: snapshots from one destination to another.
+// exit.go: exit codes.
+package job

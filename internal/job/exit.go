@@ -1,0 +1,35 @@
+package job
+
+import "errors"
+
+// Exit codes of the program. Each command's help prints its part.
+const (
+	ExitOK          = 0
+	ExitUsage       = 1   // usage, configuration; a verification found damage; a restore is not complete
+	ExitRefused     = 2   // refused before anything was done: a source or destination is missing or not what it should be
+	ExitPartial     = 3   // at least one destination, source or file failed
+	ExitInterrupted = 130 // by a signal
+)
+
+// A Failure is an error for the user: what is wrong, what to do about it, and the
+// code with which the program ends.
+type Failure struct {
+	Code int
+	Err  error
+	Hint string // one line; "" for none
+}
+
+func (f *Failure) Error() string { return f.Err.Error() }
+func (f *Failure) Unwrap() error { return f.Err }
+
+// Fail makes a Failure of an error; nil stays nil. An error that is one already
+// stays as it is.
+func Fail(code int, err error, hint string) error {
+	if err == nil {
+		return nil
+	}
+	if f, ok := errors.AsType[*Failure](err); ok {
+		return f
+	}
+	return &Failure{code, err, hint}
+}

@@ -1,0 +1,115 @@
+package job
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+)
+
+// Errors of naming a snapshot.
+var (
+	ErrNoSnapshot = errors.New("no such snapshot")
+	ErrAmbiguous  = errors.New("more than one snapshot")
+)
+
+// minPrefix is the least number of digits of an ID's prefix.
+const minPrefix = 4
+
+// timeLayouts are the forms of a point in time, in local time where they name no
+// zone. The first is BackupHandler 2.5's.
+var timeLayouts = []string{
+	"20060102_150405",
+	time.RFC3339Nano,
+	"2006-01-02T15:04:05",
+	"2006-01-02 15:04:05",
+	"2006-01-02T15:04",
+	"2006-01-02 15:04",
+}
+
+// SplitSpec splits SNAPSHOT[:PATH]. A time may hold colons: the longest part that
+// names a snapshot is taken.
+func SplitSpec(spec string) (snapshot, path string) {
+	for i := len(spec) - 1; i > 0; i-- {
+		if spec[i] == ':' && names(spec[:i]) {
+			return spec[:i], spec[i+1:]
+		}
+	}
+	return spec, ""
+}
+
+// names says whether s has the form of a snapshot's name.
+func names(s string) bool {
+	if s == "latest" || isPrefix(s) {
+		return true
+	}
+	_, ok := parseTime(s)
+	return ok
+}
+
+func isPrefix(s string) bool {
+	return len(s) >= minPrefix && len(s) <= 32 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// parseTime returns the end of the moment that s names: a form without seconds
+// means the whole minute, a day the whole day.
+func parseTime(s string) (time.Time, bool) {
+	for _, layout := range timeLayouts {
+		t, err := time.ParseInLocation(layout, s, time.Local)
+		if err != nil {
+			continue
+		}
+		if strings.HasSuffix(layout, "15:04") {
+			return t.Add(time.Minute - time.Nanosecond), true
+		}
+		if t.Nanosecond() == 0 {
+			t = t.Add(time.Second - time.Nanosecond)
+		}
+		return t, true
+	}
+	if t, err := time.ParseInLocation("2006-01-02", s, time.Local); err == nil {
+		return t.AddDate(0, 0, 1).Add(-time.Nanosecond), true
+	}
+	return time.Time{}, false
+}
+
+// Resolve returns the snapshot that a name means: "latest", a prefix of an ID, or
+// a time: the newest at or before it. all is sorted, oldest first.
+func Resolve(all []*tree.Snapshot, name string) (*tree.Snapshot, error) {
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%w: there are none", ErrNoSnapshot)
+	}
+	if name == "latest" {
+		return all[len(all)-1], nil
+	}
+	var found *tree.Snapshot
+	if isPrefix(name) {
+		for _, s := range all {
+			if !strings.HasPrefix(s.ID.String(), name) {
+				continue
+			}
+			if found != nil {
+				return nil, fmt.Errorf("%w begins with %q: %s, %s", ErrAmbiguous, name, found.ID.Short(), s.ID.Short())
+			}
+			found = s
+		}
+		if found != nil {
+			return found, nil
+		}
+	}
+	t, ok := parseTime(name)
+	if !ok {
+		return nil, fmt.Errorf("%w: %q", ErrNoSnapshot, name)
+	}
+	for _, s := range all {
+		if !s.Time.After(t) {
+			found = s
+		}
+	}
+	if found == nil {
+		return nil, fmt.Errorf("%w at or before %s: the oldest is of %s", ErrNoSnapshot, name, all[0].Time.Local().Format(time.DateTime))
+	}
+	return found, nil
+}
