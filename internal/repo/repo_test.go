@@ -350,3 +350,9 @@ func packIDs(t testing.TB, b storage.Backend) []ID {
 	}
 	return ids
 }
+
+// withBackend makes an open repository use another backend from now on.
+func withBackend(r *Repository, b storage.Backend) *Repository {
+	r.backend = unclosed{b}
+	return r
+}
