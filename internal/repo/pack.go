@@ -43,6 +43,9 @@ type openPack struct {
 	mu sync.Mutex // guards what follows and table.blocks
 	w  storage.Writer
 	at int64 // bytes written
+	// err is the first error of a write. What of it is in the object is unknown,
+	// and so is where the next block would be: the pack is not stored.
+	err error
 }
 
 func newPack(ctx context.Context, b storage.Backend, kind Kind) (*openPack, error) {
@@ -72,8 +75,12 @@ func (p *openPack) nonce(n uint32) (nonce seal.Nonce) {
 func (p *openPack) append(sealed []byte, ref blockRef) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.err != nil {
+		return p.err
+	}
 	if _, err := p.w.Write(sealed); err != nil {
-		return fmt.Errorf("write pack: %w", err)
+		p.err = fmt.Errorf("write pack: %w", err)
+		return p.err
 	}
 	p.at += int64(len(sealed))
 	p.table.blocks = append(p.table.blocks, ref)
@@ -82,6 +89,10 @@ func (p *openPack) append(sealed []byte, ref blockRef) error {
 
 // finish writes padding, table and footer, and commits the object.
 func (p *openPack) finish(keys *seal.Keys, enc *zstd.Encoder) (*packTable, error) {
+	if p.err != nil {
+		p.w.Abort()
+		return nil, p.err
+	}
 	table := sealTable(keys, p.table.id, squeeze(enc, appendTable(nil, &p.table)))
 	body := p.at + int64(len(table)) + footerBytes
 	p.table.size = paddedSize(body)
