@@ -71,7 +71,7 @@ func (w *Writer) Copy(ctx context.Context, src *Repository, hashes iter.Seq2[Has
 }
 
 // copyPack copies some blocks of one pack.
-func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets map[uint32]struct{}) error {
+func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets map[uint32]struct{}) (err error) {
 	src.index.mu.Lock()
 	size := src.index.packs[id].size
 	src.index.mu.Unlock()
@@ -79,10 +79,11 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 	if err != nil {
 		return err
 	}
-	sibling := w.r.Sibling(src)
-	var batch *Batch
-	if !sibling {
+	var batch *Batch // nil between siblings
+	if !w.r.Sibling(src) {
 		batch = w.Batch(t.kind)
+		// Also after an error: what is in it may be what others rely on.
+		defer func() { err = errors.Join(err, batch.Flush()) }()
 	}
 	offset := uint32(len(packMagic))
 	for i := range t.blocks {
@@ -93,7 +94,7 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 			continue
 		}
 		b := &Block{Pack: id, Offset: at, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed}
-		if sibling {
+		if batch == nil {
 			err = w.copyBlock(ctx, src, t.kind, b, ref)
 		} else {
 			err = w.addBlock(ctx, src, batch, b, ref)
@@ -101,9 +102,6 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 		if err != nil {
 			return err
 		}
-	}
-	if batch != nil {
-		return batch.Flush()
 	}
 	return nil
 }
@@ -126,6 +124,10 @@ func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *B
 	if err != nil {
 		return src.blockError(b, err)
 	}
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer w.gate.RUnlock()
 	some := false
 	for _, c := range ref.chunks {
 		some = w.claim(c.id, int(c.size)) || some
@@ -134,11 +136,11 @@ func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *B
 		return nil // another block brought them
 	}
 	p, _, err := w.reserve(kind, int64(b.Stored))
-	if err != nil {
-		return err
+	if err == nil {
+		err = errors.Join(p.append(sealed, *ref), w.release(p))
 	}
-	err = p.append(sealed, *ref)
-	return errors.Join(err, w.release(p))
+	w.fail(err) // the chunks are claimed: without them the run cannot go on
+	return err
 }
 
 // addBlock adds the chunks of a block of a repository with other keys.

@@ -356,3 +356,11 @@ func withBackend(r *Repository, b storage.Backend) *Repository {
 	r.backend = unclosed{b}
 	return r
 }
+
+// flip changes one byte of an object.
+func flip(t testing.TB, b storage.Backend, name string, at int) {
+	t.Helper()
+	data := bytes.Clone(getObject(t, b, name))
+	data[at] ^= 0x40
+	replace(t, b, name, data)
+}

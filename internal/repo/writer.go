@@ -118,8 +118,14 @@ type Writer struct {
 	metaMu sync.Mutex
 	meta   *Batch
 
+	// gate is held for reading by whoever is not one of the Writer's own
+	// goroutines while it hands on a block or writes to a pack: closed is set,
+	// and the goroutines end, behind the last of them.
+	gate   sync.RWMutex
 	closed bool
 }
+
+var errClosed = errors.New("the writer has ended")
 
 // A block is plaintext on its way into a pack.
 type block struct {
@@ -266,12 +272,29 @@ func (b *Batch) Flush() error {
 }
 
 func (w *Writer) ship(b *block) error {
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer w.gate.RUnlock()
 	select {
 	case w.blocks <- b:
 		return nil
 	case <-w.ctx.Done():
 		return w.err()
 	}
+}
+
+// enter locks the gate for reading, or returns why nothing more is taken.
+func (w *Writer) enter() error {
+	w.gate.RLock()
+	if !w.closed {
+		return nil
+	}
+	w.gate.RUnlock()
+	if err := w.err(); err != nil {
+		return err
+	}
+	return errClosed
 }
 
 // recycle returns a block to the batches; one of an unusual size is dropped.
@@ -480,28 +503,49 @@ func (w *Writer) publish(ctx context.Context) error {
 // Flush makes everything added so far durable, and published in the index. All
 // batches must have been flushed; the Writer takes no more chunks.
 func (w *Writer) Flush() error {
-	if w.closed {
-		return w.err()
-	}
 	w.metaMu.Lock()
 	err := w.meta.Flush()
 	w.metaMu.Unlock()
-	w.fail(err)
-	w.stop()
+	if !errors.Is(err, errClosed) {
+		w.fail(err)
+	}
+	if !w.stop() {
+		return w.err()
+	}
 	if err := w.err(); err != nil {
 		return err
 	}
 	w.fragmentMu.Lock()
 	defer w.fragmentMu.Unlock()
 	err = w.publish(w.ctx)
+	if err == nil {
+		err = w.checkClaims()
+	}
 	w.fail(err)
 	return err
 }
 
+// checkClaims returns an error if a chunk that this run has taken on is in no
+// pack. Others may have left it out since, so there must be no snapshot.
+func (w *Writer) checkClaims() error {
+	w.claimMu.Lock()
+	defer w.claimMu.Unlock()
+	if len(w.claims) > 0 {
+		return fmt.Errorf("%d chunks were added and not stored: a batch was not flushed", len(w.claims))
+	}
+	return nil
+}
+
 // stop ends all goroutines; unless the run has failed, unfinished packs are
-// committed.
-func (w *Writer) stop() {
+// committed. It returns false if they had ended before.
+func (w *Writer) stop() bool {
+	w.gate.Lock()
+	closed := w.closed
 	w.closed = true
+	w.gate.Unlock()
+	if closed {
+		return false
+	}
 	close(w.blocks)
 	w.sealers.Wait()
 	for _, packs := range w.open {
@@ -512,6 +556,7 @@ func (w *Writer) stop() {
 	w.open = nil
 	close(w.finished)
 	w.commits.Wait()
+	return true
 }
 
 // Commit flushes, checks that nothing that this run relied on was condemned
@@ -538,11 +583,9 @@ func (w *Writer) Commit(id ID, snapshot []byte) error {
 }
 
 // Abort ends the run without a snapshot. Packs that are complete stay, and so
-// does what they hold: the next run finds it. After Commit it does nothing.
+// does what they hold: the next run finds it. Calls that other goroutines are in
+// return soon, with an error. After Commit it does nothing.
 func (w *Writer) Abort() {
-	if w.closed {
-		return
-	}
 	w.cancel(context.Canceled)
 	w.stop()
 }
