@@ -34,7 +34,7 @@ type packInfo struct {
 	there     bool
 	condemned bool
 	indexed   bool        // mentioned by an index object that opened
-	relied    atomic.Bool // a chunk was not stored because it is in this pack
+	relied    atomic.Bool // this process stored it, or left a chunk out that is in it
 }
 
 // usable says whether chunks of the pack may be read, or (rely) taken as stored.
@@ -68,6 +68,9 @@ type index struct {
 
 	mu    sync.Mutex // guards what follows, and serialises changes of segs
 	packs map[ID]*packInfo
+	// condemned are the packs that were on a list when the index was loaded: a
+	// prune that is going on, or was interrupted, may have deleted them.
+	condemned map[ID]struct{}
 	// adopted are tables read from packs without an index: the next writer
 	// publishes them.
 	adopted []packTable
@@ -177,7 +180,9 @@ func (x *index) bind(s *segment) error {
 		case info == nil:
 			info = &packInfo{id: id, size: size}
 			x.packs[id] = info
-			x.report.MissingPacks = append(x.report.MissingPacks, id)
+			if _, pruned := x.condemned[id]; !pruned {
+				x.report.MissingPacks = append(x.report.MissingPacks, id)
+			}
 		case info.size != size && info.there:
 			// Two claims about one pack: the listing decides.
 			x.report.ResizedPacks = append(x.report.ResizedPacks, id)
@@ -216,7 +221,7 @@ func (x *index) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	x.report.CondemnedList = damaged
+	x.condemned, x.report.CondemnedList = condemned, damaged
 	for id := range condemned {
 		if info := x.packs[id]; info != nil {
 			info.condemned = true
@@ -332,7 +337,11 @@ func (x *index) add(packs []packTable, object ID) error {
 	defer x.mu.Unlock()
 	for i := range packs {
 		if x.packs[packs[i].id] == nil {
-			x.packs[packs[i].id] = &packInfo{id: packs[i].id, size: packs[i].size, there: true}
+			info := &packInfo{id: packs[i].id, size: packs[i].size, there: true}
+			// No snapshot needs the pack yet, so a pruner may condemn it, and the
+			// run may last longer than the grace period.
+			info.relied.Store(true)
+			x.packs[packs[i].id] = info
 		}
 	}
 	s, err := x.segmentOf(packs)
@@ -446,7 +455,8 @@ func (b *sizedBuffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// reliedUpon returns the packs that look-ups with rely found chunks in.
+// reliedUpon returns the packs that this process has stored, and those that
+// look-ups with rely found chunks in.
 func (x *index) reliedUpon() map[ID]int64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/big"
 	"sync"
 	"sync/atomic"
@@ -567,14 +568,17 @@ func (w *Writer) Commit(id ID, snapshot []byte) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	start := time.Now()
-	if err := w.r.checkRelied(w.ctx); err != nil {
+	// Not the monotonic clock: that of Linux stands still in a suspended machine.
+	start := time.Now().Round(0)
+	ctx, cancel := context.WithTimeout(w.ctx, commitWithin)
+	defer cancel()
+	if err := w.r.checkRelied(ctx); err != nil {
 		return err
 	}
-	if time.Since(start) > commitWithin {
+	if d := time.Now().Round(0).Sub(start); d < 0 || d > commitWithin {
 		return fmt.Errorf("the last check of the store took too long: %w", ErrRaced)
 	}
-	n, err := w.r.putObject(w.ctx, kindSnapshot, id, squeeze(w.r.enc, snapshot))
+	n, err := w.r.putObject(ctx, kindSnapshot, id, squeeze(w.r.enc, snapshot))
 	if err != nil {
 		return fmt.Errorf("store snapshot: %w", err)
 	}
@@ -593,8 +597,8 @@ func (w *Writer) Abort() {
 // ChunkID returns the name of a chunk in this repository.
 func (r *Repository) ChunkID(hash Hash) ID { return ID(r.keys.ChunkID(hash)) }
 
-// checkRelied returns ErrRaced if a pack that held a chunk which this process did
-// not store again is condemned or gone now.
+// checkRelied returns ErrRaced if a pack that this process has stored, or that held
+// a chunk which it did not store again, is condemned or gone now.
 func (r *Repository) checkRelied(ctx context.Context) error {
 	relied := r.index.reliedUpon()
 	if len(relied) == 0 {
@@ -609,7 +613,16 @@ func (r *Repository) checkRelied(ctx context.Context) error {
 		return err
 	}
 	for id, size := range relied {
-		if _, gone := condemned[id]; gone || there[id] != size {
+		_, gone := condemned[id]
+		if !gone && there[id] != size {
+			// A listing may miss what was stored moments ago.
+			tail, err := r.get(ctx, packName(id), size-1, 2)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("look for pack %s: %w", id.Short(), err)
+			}
+			gone = len(tail) != 1
+		}
+		if gone {
 			return fmt.Errorf("pack %s: %w", id.Short(), ErrRaced)
 		}
 	}
