@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 )
 
@@ -23,7 +24,11 @@ const (
 	maxTarget  = 1 << 20
 	maxXattrs  = 64 << 10
 	maxExtents = 1 << 20
-	maxEntry   = 64 << 20 // bytes of one entry: xattrs and extents included
+	// maxEntry bounds the bytes of one entry, attributes and extents included: a
+	// page that ends in such an entry is just below the 32 MiB that repo takes as
+	// one record.
+	maxEntry = 31 << 20
+	maxNsec  = 999_999_999
 
 	// DirectChunks is the largest number of chunks that a node lists itself;
 	// the list of a larger file is stored in list chunks.
@@ -32,9 +37,15 @@ const (
 	listMax      = 4096
 )
 
-// ErrCorrupt wraps every error of decoding: the bytes are not a canonical
-// record.
-var ErrCorrupt = errors.New("corrupt directory record")
+// Errors of this package that callers branch on.
+var (
+	// ErrCorrupt wraps every error of decoding: the bytes are not a canonical
+	// record, or no snapshot.
+	ErrCorrupt = errors.New("corrupt record")
+	// ErrInvalid says that a node cannot be recorded: a part of it is out of
+	// bounds or contradicts another.
+	ErrInvalid = errors.New("cannot be recorded")
+)
 
 const (
 	hasLinks = 1 << iota
@@ -55,41 +66,109 @@ type PageWriter struct {
 
 	buf  []byte
 	body []byte // scratch of one entry
-	last string
-	some bool
+	last string // "" before the first entry: no name is empty
 }
 
-// Add appends an entry. Entries come in strictly ascending order of names.
+// Add appends an entry. Entries come in strictly ascending order of names. An
+// entry that DecodePage would refuse is ErrInvalid: it is left out, and the
+// directory may go on without it.
 func (w *PageWriter) Add(n *Node) error {
-	if w.some && n.Name <= w.last {
-		return fmt.Errorf("encode directory: %q after %q", n.Name, w.last)
+	if err := n.check(); err != nil {
+		return fmt.Errorf("%s %q: %w: %w", n.Type, n.Name, ErrInvalid, err)
 	}
-	w.last, w.some = n.Name, true
+	if n.Name <= w.last {
+		return fmt.Errorf("%s %q: %w: it comes after %q", n.Type, n.Name, ErrInvalid, w.last)
+	}
+	w.body = appendNode(w.body[:0], n)
+	size := len(w.body)
+	if size > maxEntry {
+		w.body = nil
+		return fmt.Errorf("%s %q: %w: its record of %d bytes is larger than %d", n.Type, n.Name, ErrInvalid, size, maxEntry)
+	}
+	w.last = n.Name
 	if len(w.buf) == 0 {
 		w.buf = append(w.buf, recordVersion)
 	}
-	w.body = appendNode(w.body[:0], n)
-	w.buf = binary.AppendUvarint(w.buf, uint64(len(w.body)))
+	w.buf = binary.AppendUvarint(w.buf, uint64(size))
 	w.buf = append(w.buf, w.body...)
+	if size > pageMax {
+		w.body = nil // an exception; not kept for a whole tree
+	}
 	if len(w.buf) < pageMin || len(w.buf) < pageMax && !endsPage(n.Name) {
 		return nil
 	}
-	return w.Flush()
+	return w.cut()
 }
 
-// Flush ends the current page, if there is one. It is called once after the
-// last entry; the PageWriter may then be used for another directory.
+// Flush ends the last page, if there is one, and with it the directory: the
+// PageWriter may then be used for another one.
 func (w *PageWriter) Flush() error {
+	err := w.cut()
+	w.Reset()
+	return err
+}
+
+// Reset discards an unfinished page: w is ready for another directory.
+func (w *PageWriter) Reset() { w.buf, w.last = w.buf[:0], "" }
+
+func (w *PageWriter) cut() error {
 	if len(w.buf) == 0 {
 		return nil
 	}
 	err := w.Page(w.buf)
+	if cap(w.buf) > 2*pageMax {
+		w.buf = nil
+	}
 	w.buf = w.buf[:0]
 	return err
 }
 
-// Reset makes w ready for another directory.
-func (w *PageWriter) Reset() { w.buf, w.last, w.some = w.buf[:0], "", false }
+// check returns why n cannot be an entry, except for the size of its record. What
+// it accepts, decoder.node accepts.
+func (n *Node) check() error {
+	switch {
+	case n.Type < File || n.Type > BlockDevice:
+		return fmt.Errorf("unknown type %d", n.Type)
+	case !ValidName(n.Name):
+		return errors.New("invalid name")
+	case n.Mode > ModeMask:
+		return fmt.Errorf("mode %o has more than the permission bits", n.Mode)
+	case n.MTime.Nsec > maxNsec || n.CTime.Nsec > maxNsec:
+		return errors.New("a time has more than 999,999,999 nanoseconds")
+	case len(n.Target) > maxTarget:
+		return fmt.Errorf("target of %d bytes", len(n.Target))
+	case len(n.Xattrs) > maxXattrs:
+		return fmt.Errorf("%d extended attributes", len(n.Xattrs))
+	case n.Type != File && (n.Extents != nil || n.Indirect || n.SHA256 != nil || n.Unstable):
+		return errors.New("only files have extents, lists, a SHA-256, or are unstable")
+	case n.Type != File && n.Type != Dir && len(n.Content) > 0:
+		return errors.New("only files and directories have content")
+	case n.Indirect && len(n.Content) == 0:
+		return errors.New("an indirect list of nothing")
+	case n.Size < 0:
+		return fmt.Errorf("size %d", n.Size)
+	case len(n.Extents) > maxExtents:
+		return fmt.Errorf("%d extents", len(n.Extents))
+	}
+	for i, x := range n.Xattrs {
+		if len(x.Name) > maxName || i > 0 && x.Name <= n.Xattrs[i-1].Name {
+			return errors.New("attributes out of order, or with a name too long")
+		}
+	}
+	end := int64(0)
+	for i, e := range n.Extents {
+		if e.Length <= 0 || e.Offset < end || i > 0 && e.Offset == end || e.Offset > n.Size || e.Length > n.Size-e.Offset {
+			return fmt.Errorf("extent %d is out of place", i)
+		}
+		end = e.Offset + e.Length
+	}
+	for i := range n.Content {
+		if n.Content[i].Size == 0 {
+			return errors.New("empty chunk")
+		}
+	}
+	return nil
+}
 
 // endsPage decides by the name alone, so that the cuts of a large directory stay
 // where they are when other entries change.
@@ -117,7 +196,7 @@ func appendNode(b []byte, n *Node) []byte {
 	set(n.Unstable, isUnstable)
 	set(n.Type == CharDevice || n.Type == BlockDevice, hasRdev)
 	b = binary.AppendUvarint(b, bits)
-	b = binary.AppendUvarint(b, uint64(n.Mode&ModeMask))
+	b = binary.AppendUvarint(b, uint64(n.Mode))
 	b = binary.AppendUvarint(b, uint64(n.UID))
 	b = binary.AppendUvarint(b, uint64(n.GID))
 	b = binary.AppendVarint(b, n.MTime.Sec)
@@ -268,7 +347,7 @@ func (d *decoder) string(limit uint64) string {
 
 func (d *decoder) time(base int64) Time {
 	sec := base + d.varint()
-	return Time{sec, uint32(d.max(999_999_999))}
+	return Time{sec, uint32(d.max(maxNsec))}
 }
 
 func (d *decoder) hash() (h Hash) {
@@ -282,8 +361,7 @@ func (d *decoder) hash() (h Hash) {
 }
 
 func (d *decoder) node(n *Node) bool {
-	const maxU32 = 1<<32 - 1
-	const maxI64 = 1<<63 - 1
+	const maxU32 = math.MaxUint32
 	n.Type = Type(d.byte())
 	n.Name = d.string(maxName)
 	if n.Type < File || n.Type > BlockDevice || !ValidName(n.Name) {
@@ -333,7 +411,7 @@ func (d *decoder) node(n *Node) bool {
 	}
 	switch n.Type {
 	case File:
-		n.Size = int64(d.max(maxI64))
+		n.Size = int64(d.max(math.MaxInt64))
 	case Symlink:
 		n.Target = d.string(maxTarget)
 	}
@@ -366,7 +444,7 @@ func (d *decoder) extents(n *Node) bool {
 	n.Extents = make([]Extent, 0, min(count, 1024))
 	end := int64(0)
 	for i := uint64(0); i < count && !d.bad; i++ {
-		gap, length := d.max(1<<62), d.max(1<<62)
+		gap, length := d.max(math.MaxInt64), d.max(math.MaxInt64)
 		off := end + int64(gap)
 		if length == 0 || gap == 0 && i > 0 || off < end || off > n.Size || int64(length) > n.Size-off {
 			return false
@@ -380,7 +458,7 @@ func (d *decoder) extents(n *Node) bool {
 func (d *decoder) chunks(out []Chunk) {
 	for i := range out {
 		out[i].Hash = d.hash()
-		if out[i].Size = uint32(d.max(1<<32 - 1)); out[i].Size == 0 {
+		if out[i].Size = uint32(d.max(math.MaxUint32)); out[i].Size == 0 {
 			d.bad = true
 		}
 	}

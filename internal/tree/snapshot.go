@@ -23,12 +23,13 @@ const (
 )
 
 // Path is a path or name of the source's file system: bytes. In JSON, one that
-// is not valid UTF-8 is a string of U+0000 and its standard base64.
+// is not valid UTF-8, or begins with NUL, is a string of U+0000 and its standard
+// base64.
 type Path string
 
 // MarshalText implements [encoding.TextMarshaler].
 func (p Path) MarshalText() ([]byte, error) {
-	if utf8.ValidString(string(p)) {
+	if utf8.ValidString(string(p)) && !strings.HasPrefix(string(p), "\x00") {
 		return []byte(p), nil
 	}
 	return []byte("\x00" + base64.StdEncoding.EncodeToString([]byte(p))), nil
@@ -137,20 +138,29 @@ type chunkJSON struct {
 	Size uint32 `json:"size"`
 }
 
-// EncodeSnapshot returns the body of a snapshot object.
+// EncodeSnapshot returns the body of a snapshot object. The ID is not part of it: it
+// is the object's name.
 func EncodeSnapshot(s *Snapshot) ([]byte, error) {
-	b, err := json.Marshal(s)
+	c := *s
+	if c.Root == nil {
+		c.Root = []Chunk{} // empty; its absence is a fault
+	}
+	b, err := json.Marshal(&c)
 	if err != nil {
 		return nil, fmt.Errorf("encode snapshot: %w", err)
 	}
 	return b, nil
 }
 
-// DecodeSnapshot decodes the body of the snapshot object with that ID.
+// DecodeSnapshot decodes the body of the snapshot object with that ID. Fields that
+// this version does not know are ignored. The error is ErrCorrupt.
 func DecodeSnapshot(id repo.ID, body []byte) (*Snapshot, error) {
 	s := new(Snapshot)
 	if err := json.Unmarshal(body, s); err != nil {
 		return nil, fmt.Errorf("%w: snapshot %s: %w", ErrCorrupt, id.Short(), err)
+	}
+	if s.Root == nil { // another JSON document, not the snapshot of nothing
+		return nil, fmt.Errorf("%w: snapshot %s: no root", ErrCorrupt, id.Short())
 	}
 	s.ID = id
 	return s, nil

@@ -20,6 +20,9 @@ type Loader interface {
 func ReadDir(ctx context.Context, l Loader, content []Chunk, fn func(*Node) error) error {
 	last := ""
 	for _, c := range content {
+		if err := ctx.Err(); err != nil {
+			return err // what is cached loads without asking
+		}
 		page, err := l.Load(ctx, c.Hash, c.Size, nil)
 		if err != nil {
 			return err
@@ -32,22 +35,53 @@ func ReadDir(ctx context.Context, l Loader, content []Chunk, fn func(*Node) erro
 }
 
 // FileChunks returns the chunks of a file's content, in order, resolving an
-// indirect list.
+// indirect list. That takes 40 bytes a chunk: see EachChunk.
 func FileChunks(ctx context.Context, l Loader, n *Node) ([]Chunk, error) {
 	if !n.Indirect {
 		return n.Content, nil
 	}
 	var chunks []Chunk
-	for _, c := range n.Content {
-		list, err := l.Load(ctx, c.Hash, c.Size, nil)
-		if err != nil {
-			return nil, err
-		}
-		if chunks, err = DecodeChunks(chunks, list); err != nil {
-			return nil, err
-		}
+	err := EachChunk(ctx, l, n, func(c Chunk) error {
+		chunks = append(chunks, c)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return chunks, nil
+}
+
+// EachChunk calls fn for each chunk of a file's content, in order, holding one
+// piece of an indirect list at a time.
+func EachChunk(ctx context.Context, l Loader, n *Node, fn func(Chunk) error) error {
+	if !n.Indirect {
+		for _, c := range n.Content {
+			if err := fn(c); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var list []byte
+	var chunks []Chunk
+	for _, c := range n.Content {
+		err := ctx.Err()
+		if err != nil {
+			return err
+		}
+		if list, err = l.Load(ctx, c.Hash, c.Size, list); err != nil {
+			return err
+		}
+		if chunks, err = DecodeChunks(chunks[:0], list); err != nil {
+			return err
+		}
+		for _, c := range chunks {
+			if err := fn(c); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Lookup returns the node at a slash-separated path below root; "" and "/" are
@@ -93,8 +127,9 @@ type Visitor struct {
 	// DirDone, if set, follows the last entry of a directory, unless it was
 	// skipped.
 	DirDone func(path string, n *Node) error
-	// Damaged, if set, receives a directory whose record could not be read to
-	// its end; the walk goes on behind it unless it returns an error.
+	// Damaged, if set, receives a directory once for each page of its record
+	// that could not be read, or not to its end; the walk goes on with the next
+	// page unless it returns an error. Without Damaged, that error ends the walk.
 	Damaged func(path string, n *Node, err error) error
 }
 
@@ -120,20 +155,27 @@ func walk(ctx context.Context, l Loader, path string, n *Node, v *Visitor) error
 	if n.Type != Dir {
 		return nil
 	}
-	var visit error // errors of the visitor, not of reading this record
-	err := ReadDir(ctx, l, n.Content, func(e *Node) error {
-		visit = walk(ctx, l, Join(path, e.Name), e, v)
-		return visit
-	})
-	if visit != nil {
-		return visit
-	}
-	if err != nil {
-		if v.Damaged == nil || ctx.Err() != nil {
-			return fmt.Errorf("read directory %q: %w", path, err)
+	last := ""
+	for i := range n.Content {
+		var visit error // errors of the visitor, not of reading this record
+		err := ReadDir(ctx, l, n.Content[i:i+1], func(e *Node) error {
+			if e.Name <= last {
+				return fmt.Errorf("%w: %q after %q", ErrCorrupt, e.Name, last)
+			}
+			last = e.Name
+			visit = walk(ctx, l, Join(path, e.Name), e, v)
+			return visit
+		})
+		if visit != nil {
+			return visit
 		}
-		if err := v.Damaged(path, n, err); err != nil {
-			return err
+		if err != nil {
+			if v.Damaged == nil || ctx.Err() != nil {
+				return fmt.Errorf("read directory %q: %w", path, err)
+			}
+			if err := v.Damaged(path, n, err); err != nil {
+				return err
+			}
 		}
 	}
 	if v.DirDone != nil {
