@@ -3,6 +3,7 @@ package repo
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -38,51 +39,62 @@ type CheckReport struct {
 }
 
 // CheckData reads packs and compares every block, every chunk and the table with
-// what the index says. The index must be loaded. Damage is in the report; the error
-// says that the check could not be done.
+// what the index says; a pack of which no index object that opens has the table,
+// with its own. The index must be loaded. Damage is in the report; the error says
+// that the check could not be done.
 func (r *Repository) CheckData(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	rep := &CheckReport{Damaged: make(map[ID]struct{})}
 	var mu sync.Mutex
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(o.Workers, 1))
-	seen := make(map[ID]bool)
-	check := func(packs []packTable) {
-		for i := range packs {
-			t := &packs[i]
-			r.index.mu.Lock()
-			info := r.index.packs[t.id]
-			there := info != nil && info.there && info.size == t.size
-			r.index.mu.Unlock()
-			if !there || seen[t.id] || o.Select != nil && !o.Select(t.id) {
-				continue
-			}
-			seen[t.id] = true
-			g.Go(func() error { return r.checkPack(gctx, t, &o, rep, &mu) })
+	left := make(map[ID]int64) // packs to be checked, and their sizes
+	r.index.mu.Lock()
+	for id, info := range r.index.packs {
+		if info.there && (o.Select == nil || o.Select(id)) {
+			left[id] = info.size
 		}
 	}
+	r.index.mu.Unlock()
 	var ids []ID
 	if err := r.list(ctx, "index", nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
 		return nil, err
 	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(o.Workers, 1))
 	for _, id := range ids {
-		body, err := r.openObject(gctx, kindIndex, id)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) {
-			continue // LoadIndex has reported it and read the tables
+		obj, err := r.readIndex(gctx, id)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // replaced meanwhile
+		case errors.Is(err, ErrCorrupt):
+			mu.Lock()
+			rep.Faults = append(rep.Faults, fmt.Sprintf("index %s: %v", id.Short(), err))
+			mu.Unlock()
+		case err != nil:
+			return nil, cmp.Or(g.Wait(), fmt.Errorf("read index %s: %w", id.Short(), err))
+		default:
+			for i := range obj.packs {
+				t := &obj.packs[i]
+				if size, ok := left[t.id]; ok && size == t.size {
+					delete(left, t.id)
+					g.Go(func() error { return r.checkPack(gctx, t, &o, rep, &mu) })
+				}
+			}
 		}
-		if err != nil {
-			g.Wait()
-			return nil, err
-		}
-		obj, err := decodeIndex(body)
-		if err != nil {
-			continue
-		}
-		check(obj.packs)
 	}
-	r.index.mu.Lock()
-	adopted := r.index.adopted
-	r.index.mu.Unlock()
-	check(adopted)
+	for id, size := range left {
+		g.Go(func() error {
+			t, err := r.readTable(gctx, id, size)
+			if err == nil {
+				return r.checkPack(gctx, t, &o, rep, &mu)
+			}
+			if gctx.Err() != nil {
+				return gctx.Err()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			rep.Packs++
+			rep.Faults = append(rep.Faults, err.Error())
+			return nil
+		})
+	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}

@@ -118,33 +118,28 @@ func (x *index) heal(bad *segment) {
 	segs = slices.Delete(segs, i, i+1)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	packs, _ := x.fetch(ctx, bad.covers)
+	packs, opened, _ := x.fetch(ctx, bad.covers)
 	if s, err := x.segmentOf(packs); err == nil {
-		s.covers = bad.covers
+		s.covers = opened
 		segs = append(segs, s)
 	}
 	x.segs.Store(&segs)
 }
 
-// fetch reads index objects. Objects that do not open are left out and added to
-// the report.
-func (x *index) fetch(ctx context.Context, ids []ID) ([]packTable, error) {
+// fetch reads index objects, and says which did open. Those that are damaged are
+// added to the report.
+func (x *index) fetch(ctx context.Context, ids []ID) (packs []packTable, opened []ID, err error) {
 	var mu sync.Mutex
-	var packs []packTable
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
 	for _, id := range ids {
 		g.Go(func() error {
-			body, err := x.repo.openObject(ctx, kindIndex, id)
-			var obj *indexObject
-			if err == nil {
-				obj, err = decodeIndex(body)
-			}
+			obj, err := x.repo.readIndex(ctx, id)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
 			case err == nil:
-				packs = append(packs, obj.packs...)
+				packs, opened = append(packs, obj.packs...), append(opened, id)
 			case errors.Is(err, ErrCorrupt):
 				x.report.DamagedIndex = append(x.report.DamagedIndex, id)
 			case errors.Is(err, fs.ErrNotExist): // replaced meanwhile
@@ -154,8 +149,8 @@ func (x *index) fetch(ctx context.Context, ids []ID) ([]packTable, error) {
 			return nil
 		})
 	}
-	err := g.Wait()
-	return packs, err
+	err = g.Wait()
+	return packs, opened, err
 }
 
 // segmentOf makes a segment and binds it to the packs' states. x.mu is held.
@@ -270,15 +265,18 @@ func (x *index) finishLoad(ctx context.Context, segs []*segment, objects []ID, m
 		}
 	}
 	for chunk := range slices.Chunk(ids, group) {
-		packs, err := x.fetch(ctx, chunk)
+		packs, opened, err := x.fetch(ctx, chunk)
 		if err != nil {
 			return err
+		}
+		if len(opened) == 0 {
+			continue
 		}
 		s, err := x.segmentOf(packs)
 		if err != nil {
 			return err
 		}
-		s.covers = chunk
+		s.covers = opened // a damaged one is read, and reported, each time
 		segs = append(segs, s)
 	}
 	var orphans []*packInfo

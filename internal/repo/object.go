@@ -83,6 +83,15 @@ func (r *Repository) openObject(ctx context.Context, kind byte, id ID) ([]byte, 
 	return unsqueeze(r.dec, plain)
 }
 
+// readIndex reads an index object. What does not open or decode is ErrCorrupt.
+func (r *Repository) readIndex(ctx context.Context, id ID) (*indexObject, error) {
+	body, err := r.openObject(ctx, kindIndex, id)
+	if err != nil {
+		return nil, err
+	}
+	return decodeIndex(body)
+}
+
 // createObject stores a new sealed object under a random ID. It returns the
 // number of bytes stored.
 func (r *Repository) createObject(ctx context.Context, kind byte, body []byte) (ID, int64, error) {
