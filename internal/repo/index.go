@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// maxSegments bounds how many segments a look-up searches; beyond it they
-	// are merged.
+	// maxSegments bounds how many segments in memory a look-up searches, and how
+	// many files of the cache; beyond it they are merged.
 	maxSegments = 8
 	// fetchers is how many index objects, tables or snapshots are read at a
 	// time: enough to hide the latency of a remote store.
@@ -374,7 +374,7 @@ func (x *index) compact(flush bool) {
 		}
 	}
 	toCache := x.cache != nil && len(loose) > 0 && (flush || entries >= flushEntries)
-	if !toCache && len(segs) <= maxSegments {
+	if !toCache && len(loose) <= maxSegments {
 		return
 	}
 	candidates := loose // to merge in memory; with the cache, files take part
