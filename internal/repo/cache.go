@@ -178,5 +178,11 @@ func (c *cacheDir) clean(m manifest) {
 	}
 }
 
-// discard forgets everything, after a fault.
-func (c *cacheDir) discard() { os.Remove(filepath.Join(c.dir, cacheManifest)) }
+// discard forgets everything after a fault in a segment, and removes its file lest
+// another process's manifest names it again.
+func (c *cacheDir) discard(bad *segment) {
+	os.Remove(filepath.Join(c.dir, cacheManifest))
+	if bad.file != "" {
+		os.Remove(filepath.Join(c.dir, bad.file))
+	}
+}

@@ -74,7 +74,7 @@ type index struct {
 	// adopted are tables read from packs without an index: the next writer
 	// publishes them.
 	adopted []packTable
-	retired []*segment // mapped files that were merged into others
+	retired []*segment // no longer searched; their files stay mapped until close
 	report  IndexReport
 }
 
@@ -112,10 +112,11 @@ func (x *index) heal(bad *segment) {
 		return // another goroutine was faster
 	}
 	if x.cache != nil {
-		x.cache.discard()
+		x.cache.discard(bad)
 		x.cache = nil
 	}
 	segs = slices.Delete(segs, i, i+1)
+	x.retire(bad)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	packs, opened, _ := x.fetch(ctx, bad.covers)
@@ -190,12 +191,21 @@ func (x *index) bind(s *segment) error {
 }
 
 // load lists the repository and reads what the cache does not have.
-func (x *index) load(ctx context.Context) error {
+func (x *index) load(ctx context.Context) (report IndexReport, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	err = x.loadLocked(ctx)
+	return x.report, err
+}
+
+func (x *index) loadLocked(ctx context.Context) error {
 	x.packs = make(map[ID]*packInfo)
 	x.report = IndexReport{}
 	x.adopted = nil
+	if old := x.segs.Load(); old != nil {
+		x.retire(*old...)
+		x.segs.Store(new([]*segment))
+	}
 	var objects []ID
 	// The index is listed before the packs: a pack that is listed later than
 	// its index object is there, the other way round it would seem lost.
@@ -232,7 +242,8 @@ func (x *index) load(ctx context.Context) error {
 		segs = x.cache.open(x.repo.id, listed)
 		for _, s := range segs {
 			if err := x.bind(s); err != nil {
-				x.cache.discard()
+				x.cache.discard(s)
+				x.retire(segs...)
 				return x.loadUncached(ctx, objects)
 			}
 			for _, id := range s.covers {
@@ -255,7 +266,12 @@ func (x *index) loadUncached(ctx context.Context, objects []ID) error {
 
 // finishLoad reads the index objects in missing, then the tables of packs that
 // no index object mentions.
-func (x *index) finishLoad(ctx context.Context, segs []*segment, objects []ID, missing map[ID]bool) error {
+func (x *index) finishLoad(ctx context.Context, segs []*segment, objects []ID, missing map[ID]bool) (err error) {
+	defer func() {
+		if err != nil {
+			x.retire(segs...)
+		}
+	}()
 	// Groups bound the memory that tables take before they become a segment.
 	const group = 64
 	var ids []ID
@@ -405,9 +421,13 @@ func (x *index) compact(flush bool) {
 	}
 	next := append(append(adopted, keep...), merged)
 	x.segs.Store(&next)
-	// Mapped files that were merged stay mapped until Close: a look-up may be
-	// reading them.
-	for _, s := range merge {
+	x.retire(merge...)
+}
+
+// retire keeps the mapped files of segments that are no longer searched until
+// Close: a look-up may be reading them. x.mu is held.
+func (x *index) retire(segs ...*segment) {
+	for _, s := range segs {
 		if s.file != "" {
 			x.retired = append(x.retired, s)
 		}
@@ -435,11 +455,11 @@ func (x *index) merge(segs []*segment) (*segment, error) {
 func (x *index) close() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.segs.Load() == nil {
-		return
+	if x.segs.Load() != nil {
+		x.compact(true)
+		x.retire(*x.segs.Load()...)
 	}
-	x.compact(true)
-	for _, s := range append(x.retired, *x.segs.Load()...) {
+	for _, s := range x.retired {
 		s.close()
 	}
 	x.segs.Store(new([]*segment))

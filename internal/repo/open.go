@@ -287,12 +287,10 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 	return r, nil
 }
 
-// LoadIndex lists the repository and makes its chunks available.
+// LoadIndex lists the repository and makes its chunks available. Called again, it
+// does so afresh; no look-up or Writer may be going on.
 func (r *Repository) LoadIndex(ctx context.Context) (IndexReport, error) {
-	if err := r.index.load(ctx); err != nil {
-		return IndexReport{}, err
-	}
-	return r.index.report, nil
+	return r.index.load(ctx)
 }
 
 // Close writes the index cache and releases everything, the backend included.

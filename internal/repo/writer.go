@@ -69,12 +69,14 @@ func (c Compression) encoder() (*zstd.Encoder, error) {
 
 const encoderWindow = 4 << 20 // no block is longer by much
 
-// WriteStats counts what a Writer did. Its fields may be read at any time.
+// WriteStats counts what a Writer did. Its fields may be read at any time. Data and
+// metadata count alike, unless said otherwise.
 type WriteStats struct {
 	ChunksAdded  atomic.Int64
 	ChunksKnown  atomic.Int64 // were stored already
 	BytesAdded   atomic.Int64 // of added chunks, before compression
 	BytesKnown   atomic.Int64
+	DataAdded    atomic.Int64 // the part of BytesAdded that is no metadata
 	BytesStored  atomic.Int64 // of committed packs
 	PacksStored  atomic.Int64
 	IndexObjects atomic.Int64
@@ -236,11 +238,15 @@ func (b *Batch) next() error {
 func (b *Batch) Add(n, extra int, hash Hash) (added bool, err error) {
 	w := b.w
 	tail := b.b.buf[b.b.n:]
-	if !w.claim(w.r.ChunkID(hash), n) {
+	id := w.r.ChunkID(hash)
+	if !w.claim(id, n) {
 		copy(tail, tail[n:n+extra])
 		return false, nil
 	}
-	b.b.chunks = append(b.b.chunks, chunkRef{w.r.ChunkID(hash), uint32(n)})
+	if b.kind == Data {
+		w.Stats.DataAdded.Add(int64(n))
+	}
+	b.b.chunks = append(b.b.chunks, chunkRef{id, uint32(n)})
 	b.b.n += n
 	if b.b.n < BlockBytes {
 		return true, nil
