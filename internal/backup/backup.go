@@ -177,6 +177,7 @@ func Run(ctx context.Context, r *repo.Repository, snap tree.Snapshot, o Options)
 		return nil, err
 	}
 	st := &s.w.Stats
+	snap.Counts.DataAdded = st.DataAdded.Load()
 	snap.Counts.BytesAdded, snap.Counts.BytesStored, snap.Counts.ChunksAdded = st.BytesAdded.Load(), st.BytesStored.Load(), st.ChunksAdded.Load()
 	snap.End = o.Now()
 	snap.ID = repo.NewID()

@@ -476,6 +476,9 @@ func parseDuration(text, unit string) (time.Duration, error) {
 	return d, nil
 }
 
+// ParseSize parses a size such as 512K, 20MiB or 1G, in bytes.
+func ParseSize(text string) (int64, error) { return parseSize(text, "") }
+
 func parseSize(text, unit string) (int64, error) {
 	n, rest, ok := cutNumber(text)
 	if !ok {

@@ -43,16 +43,16 @@ func (p *packInfo) usable(rely bool) bool { return p.there && !(rely && p.condem
 // IndexReport says what loading the index found wrong. None of it prevents
 // reading what is there, or a backup: what is missing is stored again.
 type IndexReport struct {
-	Packs         int   // listed and usable
-	Bytes         int64 // of these
-	IndexObjects  int
-	MissingPacks  []ID     // mentioned by an index object, not listed
-	ResizedPacks  []ID     // listed with another size than the index gives
-	DamagedIndex  []ID     // index objects that do not open
-	DamagedPacks  []ID     // without index, and their table does not open
-	Adopted       int      // packs without index whose tables were read
-	CondemnedList []ID     // condemned lists that do not open
-	Unknown       []string // objects whose names mean nothing in this version
+	Packs         int      `json:"packs"` // listed and usable
+	Bytes         int64    `json:"bytes"` // of these
+	IndexObjects  int      `json:"index_objects"`
+	MissingPacks  []ID     `json:"missing_packs,omitempty"`  // mentioned by an index object, not listed
+	ResizedPacks  []ID     `json:"resized_packs,omitempty"`  // listed with another size than the index gives
+	DamagedIndex  []ID     `json:"damaged_index,omitempty"`  // index objects that do not open
+	DamagedPacks  []ID     `json:"damaged_packs,omitempty"`  // without index, and their table does not open
+	Adopted       int      `json:"adopted"`                  // packs without index whose tables were read
+	CondemnedList []ID     `json:"condemned_list,omitempty"` // condemned lists that do not open
+	Unknown       []string `json:"unknown,omitempty"`        // objects whose names mean nothing in this version
 }
 
 // OK says whether nothing is wrong.

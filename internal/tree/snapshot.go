@@ -62,7 +62,8 @@ type Counts struct {
 	Unmodified int64 `json:"unmodified"`
 
 	BytesRead     int64 `json:"bytes_read"`   // from the sources
-	BytesAdded    int64 `json:"bytes_added"`  // of new chunks, before compression
+	DataAdded     int64 `json:"data_added"`   // of new chunks of file content, before compression
+	BytesAdded    int64 `json:"bytes_added"`  // DataAdded and new metadata
 	BytesStored   int64 `json:"bytes_stored"` // in new packs, index included
 	ChunksAdded   int64 `json:"chunks_added"` // new in the repository
 	SkippedByRule int64 `json:"skipped"`      // excluded entries and sockets
