@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -52,6 +53,9 @@ type Repository struct {
 	secret  seal.Secret
 	split   *chunk.Splitter
 	slot    ID // the slot that opened it
+
+	slotMu sync.Mutex
+	added  map[ID]struct{} // slots that this process has added
 
 	enc    *zstd.Encoder // for tables, index and snapshots; EncodeAll is safe for concurrent use
 	dec    *zstd.Decoder
@@ -129,7 +133,7 @@ func Init(ctx context.Context, b storage.Backend, o InitOptions) error {
 	if o.Params == (chunk.Params{}) {
 		o.Params = DefaultParams
 	}
-	if err := o.Params.Validate(); err != nil {
+	if err := checkParams(o.Params); err != nil {
 		return err
 	}
 	keys := seal.NewKeys(secret)
@@ -182,6 +186,17 @@ func Init(ctx context.Context, b storage.Backend, o InitOptions) error {
 		return fmt.Errorf("store config: %w", err)
 	}
 	return nil
+}
+
+// maxChunk bounds chunk_max: a block that is closed by a chunk of that size, behind
+// nearly BlockBytes of others, still has lengths that a table can hold.
+const maxChunk = maxBlockSize - BlockBytes - ReadBytes - tagBytes
+
+func checkParams(p chunk.Params) error {
+	if p.Max > maxChunk {
+		return fmt.Errorf("maximum chunk size %d is above %d", p.Max, maxChunk)
+	}
+	return p.Validate()
 }
 
 // checkEmpty refuses to create a repository among foreign files, or where the
@@ -246,12 +261,20 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 		return nil, err
 	}
 	line, rest, _ := bytes.Cut(raw, []byte("\n"))
-	var c repoConfig
-	if err := json.Unmarshal(line, &c); err != nil || c.Format != configFormat {
+	// The version comes first: in a later one other fields may have other types.
+	var head struct {
+		Format  string `json:"format"`
+		Version int    `json:"version"`
+	}
+	if err := json.Unmarshal(line, &head); err != nil || head.Format != configFormat {
 		return nil, fmt.Errorf("config of %s: %w: not the config of a repository", b, ErrCorrupt)
 	}
-	if c.Version > configVersion {
-		return nil, &seal.NewerVersionError{What: "repository " + b.String(), Version: c.Version}
+	if head.Version > configVersion {
+		return nil, &seal.NewerVersionError{What: "repository " + b.String(), Version: head.Version}
+	}
+	var c repoConfig
+	if err := json.Unmarshal(line, &c); err != nil {
+		return nil, fmt.Errorf("config of %s: %w: %w", b, ErrCorrupt, err)
 	}
 	slots, ids, err := readSlots(ctx, b)
 	if err != nil {
@@ -271,6 +294,9 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 	}
 	if c.Suite != configSuite || c.Chunker != chunk.Algorithm || c.Version < 1 {
 		return nil, fmt.Errorf("config of %s: suite %q with chunker %q is unknown to this version", b, c.Suite, c.Chunker)
+	}
+	if err := checkParams(r.params); err != nil {
+		return nil, fmt.Errorf("config of %s: %w", b, err)
 	}
 	if r.split, err = chunk.New(r.keys.Chunker(), r.params); err != nil {
 		return nil, fmt.Errorf("config of %s: %w: %w", b, ErrCorrupt, err)
@@ -386,20 +412,33 @@ func (r *Repository) AddKey(ctx context.Context, l seal.Locker, o seal.WrapOptio
 	if err != nil || !bytes.Equal(stored, slot.Encode()) {
 		return ID{}, fmt.Errorf("key slot %s was stored, but does not read back: %w", id.Short(), errors.Join(err, ErrCorrupt))
 	}
+	r.slotMu.Lock()
+	defer r.slotMu.Unlock()
+	if r.added == nil {
+		r.added = make(map[ID]struct{})
+	}
+	r.added[id] = struct{}{}
 	return id, nil
 }
 
-// RemoveKey removes a slot, but never the last one.
+// RemoveKey removes a slot, but only while there is another that is known to open
+// the repository: the one that has opened it, or one added by AddKey since. Others
+// may be damaged, of another repository, or of a forgotten passphrase.
 func (r *Repository) RemoveKey(ctx context.Context, id ID) error {
-	_, ids, err := readSlots(ctx, r.backend)
-	if err != nil {
+	var ids []ID
+	if err := r.list(ctx, "keys", nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
 		return err
 	}
 	if !slices.Contains(ids, id) {
 		return fmt.Errorf("key slot %s: %w", id.Short(), fs.ErrNotExist)
 	}
-	if len(ids) == 1 {
-		return fmt.Errorf("key slot %s is the only one: without it nobody could open the repository", id.Short())
+	r.slotMu.Lock()
+	defer r.slotMu.Unlock()
+	if !slices.ContainsFunc(ids, func(other ID) bool {
+		_, added := r.added[other]
+		return other != id && (added || other == r.slot)
+	}) {
+		return fmt.Errorf("key slot %s is the only one known to open the repository: open it with another key to remove this one", id.Short())
 	}
 	if err := r.backend.Delete(ctx, slotName(id)); err != nil {
 		return fmt.Errorf("remove key slot %s: %w", id.Short(), err)
