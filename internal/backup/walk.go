@@ -47,7 +47,12 @@ func (s *run) writeRecord(d *dir) error {
 		if n == nil {
 			continue
 		}
-		if err := pw.Add(n); err != nil {
+		err := pw.Add(n)
+		if errors.Is(err, tree.ErrInvalid) { // what no file system of ours gives: too many attributes
+			s.problem(tree.Join(d.path, n.Name), Unreadable, err)
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", d.path, err)
 		}
 	}
