@@ -5,9 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -123,4 +123,266 @@ func TestSegmentsStayFew(t *testing.T) {
 	}
 }
 
-var _ = []any{bytes.Compare, rand.Int, os.Remove, filepath.Join, slices.Sort[[]int], sync.Mutex{}, rapid.Check}
+
+// adversarial draws IDs of which many share their first 8 bytes, repeat, or lie at
+// the ends.
+func adversarial() *rapid.Generator[ID] {
+	part := rapid.SampledFrom([]uint64{0, 1, 2, 1 << 63, 1<<63 + 1, 1<<64 - 2, 1<<64 - 1, 0x0123456789abcdef})
+	return rapid.Custom(func(t *rapid.T) (id ID) {
+		switch rapid.IntRange(0, 3).Draw(t, "shape") {
+		case 0:
+			binary.BigEndian.PutUint64(id[:], part.Draw(t, "high"))
+			binary.BigEndian.PutUint64(id[8:], part.Draw(t, "low"))
+		case 1: // one prefix
+			binary.BigEndian.PutUint64(id[:], 0x0123456789abcdef)
+			binary.BigEndian.PutUint64(id[8:], rapid.Uint64Range(0, 5000).Draw(t, "low"))
+		case 2: // clustered
+			binary.BigEndian.PutUint64(id[:], 1<<60+rapid.Uint64Range(0, 5000).Draw(t, "near"))
+		default:
+			id = numbered(rapid.Uint64Range(0, 100_000).Draw(t, "n"))
+		}
+		return id
+	})
+}
+
+// The index agrees with a map, whatever IDs, packs, states and merges.
+func TestIndexAgainstMap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		dir, err := os.MkdirTemp("", "cache")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		var cache *cacheDir
+		if rapid.Bool().Draw(t, "cached") {
+			cache = openCache(dir, ID{7})
+		}
+		x := testIndex(cache)
+		defer x.close()
+		type state struct{ there, condemned bool }
+		packs := make(map[ID]state)
+		want := make(map[ID][]ID) // chunk → packs that have it
+		ids := adversarial()
+		for i := range rapid.IntRange(1, 12).Draw(t, "adds") {
+			list := rapid.SliceOfN(ids, 1, 40).Draw(t, "ids")
+			switch rapid.IntRange(0, 3).Draw(t, "bulk") {
+			case 0: // duplicates of one ID over several pages
+				for range 400 {
+					list = append(list, list[0])
+				}
+			case 1: // many of one prefix, in order
+				base := list[0]
+				for n := range uint64(500) {
+					binary.BigEndian.PutUint64(base[8:], n*3)
+					list = append(list, base)
+				}
+			}
+			table := tableOf(uint64(i), list...)
+			st := state{rapid.Bool().Draw(t, "there"), rapid.IntRange(0, 3).Draw(t, "condemned") == 0}
+			packs[table.id] = st
+			x.packs[table.id] = &packInfo{id: table.id, size: table.size, there: st.there, condemned: st.condemned}
+			for _, id := range list {
+				want[id] = append(want[id], table.id)
+			}
+			if err := x.add([]packTable{table}, numbered(1<<50+uint64(i))); err != nil {
+				t.Fatal(err)
+			}
+			if rapid.IntRange(0, 2).Draw(t, "compact") == 0 {
+				x.mu.Lock()
+				x.compact(true)
+				x.mu.Unlock()
+			}
+		}
+		check := func(id ID) {
+			for _, rely := range []bool{false, true} {
+				expect := false
+				for _, p := range want[id] {
+					expect = expect || packs[p].there && !(rely && packs[p].condemned)
+				}
+				var loc Location
+				if got := x.find(&id, rely, &loc); got != expect {
+					t.Fatalf("find(%s, rely %t) = %t", id, rely, got)
+				}
+				if expect && (!slices.Contains(want[id], loc.Block.Pack) || !packs[loc.Block.Pack].there) {
+					t.Fatalf("%s is in pack %s", id, loc.Block.Pack)
+				}
+			}
+		}
+		for id := range want {
+			check(id)
+			for i := range id { // neighbours
+				near := id
+				near[i]++
+				check(near)
+				near[i] -= 2
+				check(near)
+			}
+		}
+		check(ID{})
+		check(ID(bytes.Repeat([]byte{0xff}, 16)))
+		if n := len(x.report.MissingPacks); n != 0 {
+			t.Fatalf("%d packs missing", n)
+		}
+	})
+}
+
+// Search returns the first of equal entries, and the place where others would be.
+func TestSegmentSearch(t *testing.T) {
+	for _, n := range []int{0, 1, 2, 145, 146, 147, 291, 292, 293, 5000} {
+		for name, gen := range map[string]func(i int) ID{
+			"uniform":   func(i int) ID { return numbered(uint64(i)) },
+			"low":       func(i int) (id ID) { binary.BigEndian.PutUint64(id[8:], uint64(i)*2+1); return id },
+			"high":      func(i int) (id ID) { binary.BigEndian.PutUint64(id[:], ^uint64(i)); return id },
+			"pairs":     func(i int) (id ID) { binary.BigEndian.PutUint64(id[:], uint64(i/2)<<32); return id },
+			"equal":     func(int) ID { return ID{5} },
+			"two ends":  func(i int) ID { return ID(bytes.Repeat([]byte{byte(-(i % 2))}, 16)) },
+			"quadratic": func(i int) (id ID) { binary.BigEndian.PutUint64(id[:], uint64(i)*uint64(i)*uint64(i)*1e6); return id },
+		} {
+			var ids []ID
+			for i := range n {
+				ids = append(ids, gen(i))
+			}
+			var packs []packTable
+			for part := range slices.Chunk(ids, 1000) {
+				packs = append(packs, tableOf(uint64(len(packs)), part...))
+			}
+			s, err := segmentOf(ID{7}, packs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			slices.SortFunc(ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+			for _, id := range append([]ID{{}, ID(bytes.Repeat([]byte{0xff}, 16)), {5}, {4, 255}, {5, 1}}, ids...) {
+				want, _ := slices.BinarySearchFunc(ids, id, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+				if got, err := s.search(&id); err != nil || got != want {
+					t.Fatalf("%s, %d entries: search(%s) = %d, %v; want %d", name, n, id, got, err, want)
+				}
+			}
+		}
+	}
+}
+
+// Look-ups go on while index objects are added and segments merged.
+func TestConcurrentFind(t *testing.T) {
+	x := testIndex(openCache(t.TempDir(), ID{7}))
+	defer x.close()
+	added := make(chan int, 200)
+	var wg sync.WaitGroup
+	for w := range 2 {
+		wg.Go(func() {
+			for n := range added {
+				for i := 0; i <= n; i += 1 + w*3 {
+					id := numbered(uint64(i))
+					if !x.find(&id, true, nil) {
+						t.Errorf("chunk %d is lost after %d", i, n)
+						return
+					}
+				}
+			}
+		})
+	}
+	for i := range 200 {
+		if err := x.add([]packTable{tableOf(uint64(i), numbered(uint64(i)))}, numbered(1<<50+uint64(i))); err != nil {
+			t.Error(err)
+		}
+		if i%20 == 0 {
+			x.mu.Lock()
+			x.compact(true)
+			x.mu.Unlock()
+		}
+		added <- i
+	}
+	close(added)
+	wg.Wait()
+}
+
+// Arbitrary bytes in the cache are an error, never a panic; with right checksums
+// they may say anything, but within their bounds.
+func FuzzSegment(f *testing.F) {
+	tables := []packTable{tableOf(0, numbered(0), numbered(1)), tableOf(1, numbered(2))}
+	s, err := segmentOf(ID{7}, tables)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(s.data, true)
+	f.Add(s.data, false)
+	f.Add([]byte{}, true)
+	f.Add(make([]byte, pageBytes), true)
+	huge := bytes.Clone(s.data)
+	binary.LittleEndian.PutUint64(huge[24:], 1<<63)
+	f.Add(huge, true)
+	f.Fuzz(func(t *testing.T, data []byte, fix bool) {
+		if fix {
+			data = bytes.Clone(data)
+			for p := 0; p+pageBytes <= len(data); p += pageBytes {
+				sealPage(data[p : p+pageBytes])
+			}
+		}
+		s, err := openSegment(data, ID{7})
+		if err != nil {
+			return
+		}
+		x := testIndex(nil)
+		if x.bind(s) != nil {
+			return
+		}
+		for _, info := range s.infos {
+			info.there = true
+		}
+		for i := range uint64(4) {
+			id := numbered(i)
+			var loc Location
+			s.find(&id, true, &loc)
+		}
+		s.find(&ID{}, false, nil)
+		// What is merged can be opened.
+		var buf sizedBuffer
+		if mergeSegments(&buf, ID{7}, []*segment{s, s}) == nil {
+			if _, err := openSegment(buf, ID{7}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func sealPage(p []byte) {
+	binary.LittleEndian.PutUint32(p[pageBody:], crc32.Checksum(p[:pageBody], castagnoli))
+}
+
+// The index of a million chunks, from a mapped file: look-ups of what is there, and
+// of what is not.
+func BenchmarkFind(b *testing.B) {
+	const n = 1 << 20
+	cache := openCache(b.TempDir(), ID{7})
+	x := testIndex(cache)
+	defer x.close()
+	ids := make([]ID, n)
+	var tables []packTable
+	for i := range ids {
+		ids[i] = numbered(uint64(i))
+		if i%1024 == 1023 {
+			tables = append(tables, tableOf(uint64(i), ids[i-1023:i+1]...))
+		}
+	}
+	if err := x.add(tables, ID{1}); err != nil {
+		b.Fatal(err)
+	}
+	if segs := *x.segs.Load(); len(segs) != 1 || segs[0].file == "" {
+		b.Fatal("the index is not in one file")
+	}
+	for _, known := range []bool{true, false} {
+		b.Run(fmt.Sprintf("known=%t", known), func(b *testing.B) {
+			rnd := rand.New(rand.NewPCG(1, 1))
+			b.ReportAllocs()
+			for b.Loop() {
+				id := ids[rnd.IntN(n)]
+				if !known {
+					id[0]++
+				}
+				var loc Location
+				if x.find(&id, true, &loc) != known {
+					b.Fatal("wrong")
+				}
+			}
+		})
+	}
+}
