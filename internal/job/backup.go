@@ -254,12 +254,7 @@ func noteDamage(d *Destination, note func(string, ...any)) {
 
 // backupTo makes the snapshot in one destination.
 func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note func(string, ...any)) (*tree.Snapshot, error) {
-	skip := []string{}
-	for _, dest := range o.Destinations {
-		if !isURL(dest) {
-			skip = append(skip, dest, filepath.Join(dest, SubDir))
-		}
-	}
+	skip := localDirs(o.Destinations)
 	opts := backup.Options{
 		ReadAll: o.Mode == tree.Full, AllowEmpty: o.AllowEmpty, FileSHA256: o.FileSHA256, DryRun: o.DryRun,
 		Readers: o.Readers, Write: o.writer(), Progress: o.Progress, OnProblem: o.OnProblem, OnFile: o.OnFile, Now: o.Now,
@@ -325,6 +320,18 @@ func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note func(s
 		return nil, Fail(ExitRefused, err, "is its file system mounted? If it is meant to be empty, add --allow-empty. Nothing was changed")
 	}
 	return got, err
+}
+
+// localDirs are the destinations that are directories of this machine: they are
+// left out where a source holds them.
+func localDirs(destinations []string) []string {
+	var dirs []string
+	for _, d := range destinations {
+		if info, err := os.Stat(d); !isURL(d) && err == nil && info.IsDir() {
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs
 }
 
 // problems gathers what the file source reports by itself.

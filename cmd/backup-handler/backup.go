@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/backup"
+	"github.com/SP1R4/BackupHandler/v3/internal/config"
+	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
+	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+)
+
+type backupFlags struct {
+	sources, exclude, excludeFiles, ifPresent, recipients, tags []string
+	mode, largerThan                                            string
+	caches, oneFS, encrypt, allowEmpty, dryRun                  bool
+}
+
+func (a *app) backupCommand() *cobra.Command {
+	var f backupFlags
+	c := &cobra.Command{
+		Use:   "backup",
+		Short: "Back up the sources to every destination",
+		Long: `Back up the sources to every destination.
+
+The source is read once, into the first destination that can be reached; the
+snapshot is then copied to the others. Each destination succeeds or fails alone.
+A repository is created on first use. Every snapshot is complete; the mode says
+what is read: incremental skips files unchanged since the last snapshot,
+differential those unchanged since the last full one, full reads every byte and
+reports files whose content changed while their metadata did not.
+
+Exit codes: 0 all done · 1 usage or configuration · 2 refused before anything was
+written (a source or every destination is missing, a wrong key) · 3 a
+destination or a file failed · 130 interrupted`,
+		Example: `  backup-handler backup --source-dir /home --backup-dirs /mnt/disk/backup --encrypt
+  backup-handler backup --config /etc/backup-handler/config.ini
+  backup-handler backup --source-dir /etc --backup-dirs /a,/b --exclude '*.tmp' --dry-run`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.backup(cmd.Context(), &f) },
+	}
+	fl := c.Flags()
+	fl.StringArrayVar(&f.sources, "source-dir", nil, "directory or file to back up (repeat)")
+	fl.StringVar(&f.mode, "backup-mode", "", "full, incremental or differential (default: the configuration's, else incremental)")
+	fl.StringSliceVar(&f.exclude, "exclude", nil, "leave out names or relative paths that match: *, ?, [seq]; * crosses / (repeat, or commas)")
+	fl.StringArrayVar(&f.excludeFiles, "exclude-file", nil, "file of rules in the language of .gitignore (repeat)")
+	fl.StringArrayVar(&f.ifPresent, "exclude-if-present", nil, "leave out what is in a directory with a file of this name, e.g. .nobackup (repeat)")
+	fl.BoolVar(&f.caches, "exclude-caches", false, "leave out what is in directories marked by a CACHEDIR.TAG")
+	fl.StringVar(&f.largerThan, "exclude-larger-than", "", "leave out files above this size, e.g. 500M")
+	fl.BoolVar(&f.oneFS, "one-file-system", false, "do not enter other file systems")
+	fl.BoolVar(&f.encrypt, "encrypt", false, "create encrypted repositories, and refuse unencrypted ones")
+	fl.StringArrayVar(&f.recipients, "recipient", nil, "public key, or file with one, that opens new repositories (repeat)")
+	fl.StringArrayVar(&f.tags, "tag", nil, "mark the snapshot (repeat)")
+	fl.BoolVar(&f.allowEmpty, "allow-empty", false, "accept a source without any entry")
+	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be backed up; write nothing")
+	return c
+}
+
+func (a *app) backup(ctx context.Context, f *backupFlags) error {
+	if err := a.load(); err != nil {
+		return err
+	}
+	o, err := a.backupOptions(f)
+	if err != nil {
+		return job.Fail(job.ExitUsage, err, "")
+	}
+	acc, err := a.access(f.encrypt, f.recipients)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	a.log.Info("backup starts", "mode", o.Mode, "sources", o.Sources, "destinations", o.Destinations, "dry_run", o.DryRun)
+	m := a.meter("backup", func() sample {
+		p := o.Progress
+		return sample{p.Bytes.Load(), p.TotalBytes.Load(), p.Files.Load(), p.TotalFiles.Load(), p.Current()}
+	})
+	res, err := job.Backup(ctx, acc, *o)
+	m.stop()
+	a.recordKeys(acc)
+	if err != nil {
+		a.record("backup_failed", slog.String("error", oneLine(err.Error())))
+		return err
+	}
+	return a.backupDone(res, o, time.Since(start))
+}
+
+// backupOptions joins flags and configuration.
+func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
+	o := &job.BackupOptions{
+		Sources: f.sources, Tags: f.tags, AllowEmpty: f.allowEmpty, DryRun: f.dryRun,
+		User: userName(), Program: "backup-handler " + version, RunID: a.runID,
+		Progress: new(backup.Progress), Note: a.note, Log: a.log, Now: time.Now,
+	}
+	var err error
+	if len(o.Sources) == 0 {
+		if o.Sources, err = a.cfg.Sources(); err != nil {
+			return nil, err
+		}
+		if len(o.Sources) == 0 {
+			return nil, &job.Failure{Code: job.ExitUsage, Err: errors.New("no source is given"), Hint: "use --source-dir, or set [DEFAULT] source_dir in the configuration"}
+		}
+	}
+	if o.Destinations, err = a.locations(); err != nil {
+		return nil, err
+	}
+	if o.Mode, err = a.mode(f.mode); err != nil {
+		return nil, err
+	}
+	if o.Rules, o.OneFS, err = a.rules(f); err != nil {
+		return nil, err
+	}
+	if o.Host, err = os.Hostname(); err != nil {
+		return nil, fmt.Errorf("find this host's name: %w", err)
+	}
+	rc, err := a.cfg.Repository()
+	if err != nil {
+		return nil, err
+	}
+	o.Compression, o.FileSHA256 = repo.Compression(rc.Compression), rc.FileSHA256
+	enc, err := a.cfg.Encryption()
+	if err != nil {
+		return nil, err
+	}
+	copies, err := a.cfg.ParallelCopies()
+	if err != nil {
+		return nil, err
+	}
+	cpus := runtime.GOMAXPROCS(0)
+	o.Readers = max(copies, min(cpus, 4))
+	o.Sealers = max(enc.Workers, cpus)
+	var mu sync.Mutex
+	o.OnProblem = func(p tree.Problem) {
+		mu.Lock()
+		defer mu.Unlock()
+		a.warn("%s: %s: %s", quote(string(p.Path)), p.Kind, p.Text)
+	}
+	if a.verbose {
+		o.OnFile = func(path, state string) {
+			mu.Lock()
+			defer mu.Unlock()
+			fmt.Fprintf(a.stderr, "%-10s %s\n", state, quote(path))
+		}
+	}
+	return o, nil
+}
+
+// mode is the flag's, the configuration's, or incremental.
+func (a *app) mode(flag string) (tree.Mode, error) {
+	if flag == "" {
+		if a.cfg.Path() == "" {
+			return tree.Incremental, nil
+		}
+		m, err := a.cfg.Mode()
+		return tree.Mode(m), err
+	}
+	switch m := tree.Mode(flag); m {
+	case tree.Full, tree.Incremental, tree.Differential:
+		return m, nil
+	}
+	return "", fmt.Errorf("--backup-mode %q: want full, incremental or differential", flag)
+}
+
+func (a *app) rules(f *backupFlags) (*exclude.Rules, bool, error) {
+	e, err := a.cfg.Exclude()
+	if err != nil {
+		return nil, false, err
+	}
+	o := exclude.Options{
+		Patterns: e.Patterns, IfPresent: append(e.IfPresent, f.ifPresent...), Caches: e.Caches || f.caches, MaxSize: e.LargerThan,
+	}
+	if len(f.exclude) > 0 { // as in 2.5, the flag replaces the configuration's list
+		o.Patterns = f.exclude
+	}
+	read := func(name string, rules bool) error {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return fmt.Errorf("exclude file: %w", err)
+		}
+		if rules {
+			o.IgnoreFiles = append(o.IgnoreFiles, exclude.IgnoreFile{Name: name, Data: data})
+			return nil
+		}
+		for line := range strings.Lines(string(data)) {
+			if line = strings.TrimRight(line, "\r\n"); line != "" && !strings.HasPrefix(line, "#") {
+				o.Patterns = append(o.Patterns, line)
+			}
+		}
+		return nil
+	}
+	for _, name := range e.Files {
+		if err := read(name, e.GitIgnore); err != nil {
+			return nil, false, err
+		}
+	}
+	for _, name := range f.excludeFiles {
+		if err := read(name, true); err != nil {
+			return nil, false, err
+		}
+	}
+	if f.largerThan != "" {
+		if o.MaxSize, err = config.ParseSize(f.largerThan); err != nil {
+			return nil, false, fmt.Errorf("--exclude-larger-than %w", err)
+		}
+	}
+	r, err := exclude.New(o)
+	return r, e.OneFileSystem || f.oneFS, err
+}
+
+// A backupReport is the JSON of a run.
+type backupReport struct {
+	DryRun       bool                `json:"dry_run,omitempty"`
+	Snapshot     *repo.ID            `json:"snapshot"`
+	Details      *tree.Snapshot      `json:"details"`
+	Seconds      float64             `json:"seconds"`
+	Destinations []destinationReport `json:"destinations"`
+	Notes        []string            `json:"notes,omitempty"`
+	ExitCode     int                 `json:"exit_code"`
+}
+
+type destinationReport struct {
+	Location string    `json:"location"`
+	Place    string    `json:"repository"`
+	Created  bool      `json:"created,omitempty"`
+	Copied   []repo.ID `json:"copied,omitempty"`
+	Error    string    `json:"error,omitempty"`
+}
+
+// backupDone tells how a run ended.
+func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.Duration) error {
+	s := res.Snapshot
+	rep := backupReport{DryRun: o.DryRun, Details: s, Seconds: took.Seconds(), Notes: res.Notes}
+	if res.Failed() {
+		rep.ExitCode = job.ExitPartial
+	}
+	if !o.DryRun {
+		rep.Snapshot = &s.ID
+	}
+	for _, d := range res.Destinations {
+		dr := destinationReport{Location: d.Location, Place: d.Place, Created: d.Created, Copied: d.Copied}
+		if d.Err != nil {
+			dr.Error = oneLine(d.Err.Error())
+			a.log.Error("destination failed", "destination", d.Location, "error", dr.Error)
+		}
+		rep.Destinations = append(rep.Destinations, dr)
+	}
+	c := s.Counts
+	a.log.Info("backup done", "snapshot", s.ID.String(), "exit_code", rep.ExitCode, "files", c.Files, "new", c.New, "changed", c.Changed,
+		"unmodified", c.Unmodified, "bytes_read", c.BytesRead, "bytes_stored", c.BytesStored, "problems", c.Problems, "seconds", took.Seconds())
+	if !o.DryRun {
+		event := "backup_complete"
+		if rep.ExitCode != 0 {
+			event = "backup_failed"
+		}
+		a.record(event, slog.String("snapshot", s.ID.String()), slog.Int("exit_code", rep.ExitCode))
+	}
+	if a.quiet && !a.json {
+		for _, d := range rep.Destinations {
+			if d.Error != "" {
+				a.warn("%s: %s", d.Location, d.Error)
+			}
+		}
+		return outcome(rep.ExitCode)
+	}
+	err := a.print(rep, func(w io.Writer) error {
+		if o.DryRun {
+			fmt.Fprintf(w, "dry run: nothing was written (%s)\n", o.Mode)
+		} else {
+			fmt.Fprintf(w, "snapshot %s  %s  %s\n", s.ID.Short(), s.Time.Local().Format(time.DateTime), s.Mode)
+		}
+		fmt.Fprintf(w, "  files     %s (%s new, %s changed, %s unmodified), %s\n",
+			countText(c.Files), countText(c.New), countText(c.Changed), countText(c.Unmodified), bytesText(c.Bytes))
+		fmt.Fprintf(w, "  others    %s directories, %s symlinks, %s devices and FIFOs; %s left out\n",
+			countText(c.Dirs), countText(c.Symlinks), countText(c.Others), countText(c.SkippedByRule))
+		if !o.DryRun {
+			fmt.Fprintf(w, "  read      %s, of which %s new to the repository (deduplication %s)\n",
+				bytesText(c.BytesRead), bytesText(c.DataAdded), ratioText(c.BytesRead, c.DataAdded))
+			fmt.Fprintf(w, "  stored    %s (compression %s)\n", bytesText(c.BytesStored), ratioText(c.BytesAdded, c.BytesStored))
+		}
+		fmt.Fprintf(w, "  duration  %s\n", durationText(took))
+		for _, d := range rep.Destinations {
+			state := "ok"
+			if d.Error != "" {
+				state = "FAILED: " + d.Error
+			} else if n := len(d.Copied); n > 0 {
+				state = "ok, " + strconv.Itoa(n) + " copied"
+			}
+			fmt.Fprintf(w, "  %s  %s\n", quote(d.Location), state)
+		}
+		if c.Problems > 0 {
+			fmt.Fprintf(w, "  PROBLEMS  %s, listed above and in the snapshot\n", countText(c.Problems))
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return outcome(rep.ExitCode)
+}

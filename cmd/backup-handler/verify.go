@@ -1,0 +1,308 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/restore"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+	"github.com/SP1R4/BackupHandler/v3/internal/verify"
+)
+
+type verifyFlags struct {
+	readData, ignoreOwner, ignoreExtra, numeric bool
+	sample, against                             string
+	include, exclude                            []string
+}
+
+func (a *app) verifyCommand() *cobra.Command {
+	var f verifyFlags
+	c := &cobra.Command{
+		Use:   "verify [SNAPSHOT[:PATH] --against DIR]",
+		Short: "Prove that repositories are whole, or that a directory equals a snapshot",
+		Long: `Prove that repositories are whole, or that a directory equals a snapshot.
+
+Without arguments, every repository is checked: each object is there with the
+right size, each snapshot opens, each directory record is read, and everything
+that each file needs is there. --read-data also reads, decrypts and hashes every
+byte; --sample 5% a random share of them.
+
+With a snapshot and --against, each file of DIR is read and compared with the
+snapshot: content, owners, modes, times, attributes, missing and extra entries.
+
+Nothing checked is a failure.
+
+Exit codes: 0 everything is whole, or equal · 1 damage, differences, nothing to
+check, or usage · 130 interrupted`,
+		Example: `  backup-handler verify --backup-dirs /mnt/disk/backup
+  backup-handler verify --read-data
+  backup-handler verify latest:/etc --against /etc`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.against != "" || len(args) > 0 {
+				return a.verifyAgainst(cmd.Context(), args, &f)
+			}
+			return a.verifyRepositories(cmd.Context(), &f)
+		},
+	}
+	fl := c.Flags()
+	fl.BoolVar(&f.readData, "read-data", false, "read and check every byte")
+	fl.StringVar(&f.sample, "sample", "", "read and check a random share of the data, e.g. 5%")
+	fl.StringVar(&f.against, "against", "", "directory to compare with")
+	fl.StringArrayVar(&f.include, "include", nil, "compare only what matches (as restore)")
+	fl.StringSliceVar(&f.exclude, "exclude", nil, "leave out what matches (as restore)")
+	fl.BoolVar(&f.ignoreOwner, "ignore-owner", false, "do not compare owners")
+	fl.BoolVar(&f.ignoreExtra, "ignore-extra", false, "accept entries that are not in the snapshot")
+	fl.BoolVar(&f.numeric, "numeric-owner", false, "compare owners by number, not by name")
+	c.MarkFlagsMutuallyExclusive("read-data", "sample")
+	c.MarkFlagsMutuallyExclusive("read-data", "against")
+	c.MarkFlagsMutuallyExclusive("sample", "against")
+	return c
+}
+
+// parseShare parses "5%" or "0.05".
+func parseShare(s string) (float64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	text, percent := strings.CutSuffix(strings.TrimSpace(s), "%")
+	v, err := strconv.ParseFloat(text, 64)
+	if percent {
+		v /= 100
+	}
+	if err != nil || !(v > 0 && v <= 1) {
+		return 0, fmt.Errorf("--sample %q: want a share such as 5%%", s)
+	}
+	return v, nil
+}
+
+type verifyReport struct {
+	Repository string         `json:"repository"`
+	OK         bool           `json:"ok"`
+	Seconds    float64        `json:"seconds"`
+	Error      string         `json:"error,omitempty"`
+	Report     *verify.Report `json:"report,omitempty"`
+}
+
+func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
+	share, err := parseShare(f.sample)
+	if err != nil {
+		return job.Fail(job.ExitUsage, err, "")
+	}
+	if err := a.load(); err != nil {
+		return err
+	}
+	locations, err := a.locations()
+	if err != nil {
+		return err
+	}
+	acc, err := a.access(false, nil)
+	if err != nil {
+		return err
+	}
+	var reports []verifyReport
+	ok := true
+	var hints []string
+	for _, l := range locations {
+		rep := a.verifyOne(ctx, acc, l, f.readData, share, &hints)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		ok = ok && rep.OK
+		reports = append(reports, rep)
+		a.record("verify", slog.String("repository", l), slog.Bool("ok", rep.OK))
+	}
+	err = a.print(reports, func(w io.Writer) error {
+		for i := range reports {
+			a.verifyText(w, &reports[i])
+		}
+		return nil
+	})
+	if err != nil || ok {
+		return err
+	}
+	return &job.Failure{Code: job.ExitUsage, Err: errReported, Hint: strings.Join(hints, "; ")}
+}
+
+func (a *app) verifyOne(ctx context.Context, acc *job.Access, location string, readData bool, share float64, hints *[]string) verifyReport {
+	start := time.Now()
+	rep := verifyReport{Repository: location}
+	fail := func(err error) verifyReport {
+		rep.Error = oneLine(err.Error())
+		if h := openHint(err); h != "" {
+			*hints = append(*hints, h)
+		}
+		return rep
+	}
+	d, err := acc.OpenDestination(ctx, location)
+	if err != nil {
+		return fail(err)
+	}
+	defer d.Close()
+	a.recordKeys(acc)
+	// Only reading data is measured in bytes.
+	var done, total atomic.Int64
+	m := a.meter("verify", func() sample { return sample{bytes: done.Load(), totalBytes: total.Load()} })
+	rep.Report, err = verify.Run(ctx, d.Repo, verify.Options{
+		ReadData: readData, Sample: share, Seed: uint64(start.Unix() / 86400), Workers: max(2, runtime.GOMAXPROCS(0)),
+		Progress: func(stage string, d, t int64) {
+			if stage == verify.StageData {
+				done.Store(d)
+				total.Store(t)
+			}
+		},
+	})
+	m.stop()
+	if err != nil {
+		return fail(err)
+	}
+	rep.OK = rep.Report.OK()
+	rep.Seconds = time.Since(start).Seconds()
+	if !rep.OK && rep.Report.Snapshots > 0 {
+		*hints = append(*hints, "run a backup: what is still in the sources is stored again; restore gives back everything that is whole")
+	}
+	return rep
+}
+
+func (a *app) verifyText(w io.Writer, rep *verifyReport) {
+	if rep.Error != "" {
+		fmt.Fprintf(w, "%s  CANNOT BE CHECKED: %s\n", quote(rep.Repository), rep.Error)
+		return
+	}
+	r := rep.Report
+	state := "ok"
+	if !rep.OK {
+		state = "DAMAGED"
+		switch {
+		case r.Snapshots == 0 && len(r.BadSnapshots) == 0:
+			state = "NOTHING TO CHECK: it has no snapshot"
+		case r.Whole():
+			state = "DAMAGED, but every snapshot is whole"
+		}
+	}
+	if rep.OK && a.quiet {
+		return
+	}
+	fmt.Fprintf(w, "%s  %s\n", quote(rep.Repository), state)
+	fmt.Fprintf(w, "  checked   %s snapshots, %s directories, %s files, %s chunks in %s\n",
+		countText(r.Snapshots), countText(r.Dirs), countText(r.Files), countText(r.Chunks), durationText(time.Duration(rep.Seconds*float64(time.Second))))
+	if r.PacksRead > 0 {
+		fmt.Fprintf(w, "  read      %s packs, %s\n", countText(r.PacksRead), bytesText(r.BytesRead))
+	}
+	line := func(what string, ids []repo.ID) {
+		for _, id := range ids {
+			fmt.Fprintf(w, "  %s %s\n", what, id)
+		}
+	}
+	line("missing pack", r.Index.MissingPacks)
+	line("truncated or grown pack", r.Index.ResizedPacks)
+	line("damaged pack", r.Index.DamagedPacks)
+	line("damaged index", r.Index.DamagedIndex)
+	line("damaged condemned list", r.Index.CondemnedList)
+	for _, u := range r.Index.Unknown {
+		fmt.Fprintf(w, "  unknown object %s\n", quote(u))
+	}
+	for _, f := range r.Faults {
+		fmt.Fprintf(w, "  fault: %s\n", oneLine(f))
+	}
+	for _, b := range r.BadSnapshots {
+		fmt.Fprintf(w, "  damaged snapshot %s: %s\n", b.ID.Short(), oneLine(b.Error()))
+	}
+	for _, l := range r.Lost {
+		also := "in no other snapshot"
+		if len(l.AlsoIn) > 0 {
+			also = "whole in " + shortIDs(l.AlsoIn)
+		}
+		fmt.Fprintf(w, "  lost %s:%s (%s; %s)\n", l.Snapshot.Short(), quote(string(l.Path)), l.Reason, also)
+	}
+	if n := r.LostCount - int64(len(r.Lost)); n > 0 {
+		fmt.Fprintf(w, "  and %s more lost files\n", countText(n))
+	}
+}
+
+type againstReport struct {
+	Snapshot    repo.ID            `json:"snapshot"`
+	Path        tree.Path          `json:"path"`
+	Against     string             `json:"against"`
+	OK          bool               `json:"ok"`
+	Files       int64              `json:"files"`
+	Dirs        int64              `json:"dirs"`
+	Others      int64              `json:"others"`
+	Bytes       int64              `json:"bytes_read"`
+	Differences []differenceReport `json:"differences,omitempty"`
+	Count       int64              `json:"difference_count"`
+}
+
+type differenceReport struct {
+	Path tree.Path `json:"path"`
+	Kind string    `json:"kind"`
+	Text string    `json:"text,omitempty"`
+}
+
+func (a *app) verifyAgainst(ctx context.Context, args []string, f *verifyFlags) error {
+	if f.against == "" || len(args) == 0 {
+		return job.Fail(job.ExitUsage, errors.New("a comparison needs a snapshot and --against DIR"), "e.g. 'backup-handler verify latest:/etc --against /etc'")
+	}
+	d, err := a.open(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	snap, node, from, err := a.node(ctx, d, args[0], false)
+	if err != nil {
+		return err
+	}
+	o := restore.VerifyOptions{IgnoreOwner: f.ignoreOwner, IgnoreExtra: f.ignoreExtra, NumericOwner: f.numeric, Progress: new(restore.Progress)}
+	if o.Select, err = selection(from, f.include, f.exclude); err != nil {
+		return job.Fail(job.ExitUsage, err, "")
+	}
+	m := a.meter("compare", func() sample {
+		p := o.Progress
+		return sample{p.BytesDone.Load(), p.BytesTotal.Load(), p.FilesDone.Load(), p.FilesTotal.Load(), p.Current()}
+	})
+	res, err := restore.Verify(ctx, d.Repo, snap, node, from, f.against, o)
+	m.stop()
+	if err != nil {
+		return job.Fail(job.ExitUsage, err, "")
+	}
+	nothing := res.Files+res.Dirs+res.Others == 0
+	rep := againstReport{
+		Snapshot: snap.ID, Path: tree.Path(from), Against: f.against, OK: res.DifferenceCount == 0 && !nothing,
+		Files: res.Files, Dirs: res.Dirs, Others: res.Others, Bytes: res.Bytes, Count: res.DifferenceCount,
+	}
+	for _, x := range res.Differences {
+		rep.Differences = append(rep.Differences, differenceReport{tree.Path(x.Path), x.Kind.String(), x.Text})
+	}
+	a.record("verify", slog.String("snapshot", snap.ID.String()), slog.String("against", f.against), slog.Bool("ok", rep.OK))
+	err = a.print(rep, func(w io.Writer) error {
+		for _, x := range rep.Differences {
+			fmt.Fprintf(w, "%-10s %s  %s\n", x.Kind, quote(string(x.Path)), oneLine(x.Text))
+		}
+		switch {
+		case nothing:
+			fmt.Fprintln(w, "NOTHING was compared")
+		case !rep.OK:
+			fmt.Fprintf(w, "%s differs from snapshot %s in %s places\n", quote(f.against), snap.ID.Short(), countText(rep.Count))
+		case !a.quiet:
+			fmt.Fprintf(w, "%s equals snapshot %s: %s files (%s), %s directories, %s others\n",
+				quote(f.against), snap.ID.Short(), countText(res.Files), bytesText(res.Bytes), countText(res.Dirs), countText(res.Others))
+		}
+		return nil
+	})
+	if err != nil || rep.OK {
+		return err
+	}
+	return outcome(job.ExitUsage)
+}
