@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"slices"
 
@@ -76,6 +77,9 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 	size := src.index.packs[id].size
 	src.index.mu.Unlock()
 	t, err := src.readTable(ctx, id, size)
+	if errors.Is(err, ErrCorrupt) {
+		t, err = src.indexedTable(ctx, id, size, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -104,6 +108,30 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 		}
 	}
 	return nil
+}
+
+// indexedTable finds the table of a pack whose own one is damaged in the index
+// objects; it returns damage if none has it. It reads them one by one.
+func (r *Repository) indexedTable(ctx context.Context, pack ID, size int64, damage error) (*packTable, error) {
+	var ids []ID
+	if err := r.list(ctx, "index", nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		obj, err := r.readIndex(ctx, id)
+		if errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read index %s: %w", id.Short(), err)
+		}
+		for i := range obj.packs {
+			if t := &obj.packs[i]; t.id == pack && t.size == size {
+				return t, nil
+			}
+		}
+	}
+	return nil, damage
 }
 
 // copyBlock moves a sealed block as it is.

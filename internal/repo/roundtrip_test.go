@@ -283,7 +283,7 @@ func TestCopy(t *testing.T) {
 			}
 			wantReadable(t, to, id)
 			// Again, there is nothing to do.
-			w, err := dst.NewWriter(t.Context(), WriterOptions{Readers: copiers + 1})
+			w, err := dst.NewWriter(t.Context(), WriterOptions{Readers: CopyBatches})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -314,7 +314,7 @@ func hashes(s source) func(yield func(Hash, error) bool) {
 }
 
 func copySnapshot(ctx context.Context, dst, src *Repository, id ID, s source) error {
-	w, err := dst.NewWriter(ctx, WriterOptions{Readers: copiers + 1})
+	w, err := dst.NewWriter(ctx, WriterOptions{Readers: CopyBatches})
 	if err != nil {
 		return err
 	}
@@ -333,7 +333,7 @@ func TestCopyErrors(t *testing.T) {
 	to := storage.NewMemory()
 	initIn(t, to, InitOptions{Sibling: src})
 	dst, _ := openIn(t, to, "")
-	w, err := dst.NewWriter(t.Context(), WriterOptions{Readers: copiers + 1})
+	w, err := dst.NewWriter(t.Context(), WriterOptions{Readers: CopyBatches})
 	if err != nil {
 		t.Fatal(err)
 	}

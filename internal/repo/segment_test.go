@@ -123,7 +123,6 @@ func TestSegmentsStayFew(t *testing.T) {
 	}
 }
 
-
 // adversarial draws IDs of which many share their first 8 bytes, repeat, or lie at
 // the ends.
 func adversarial() *rapid.Generator[ID] {

@@ -245,7 +245,7 @@ func TestCommitAfterFailedCopy(t *testing.T) {
 			dst, _ := openIn(t, to, "")
 			// With one chunk less, the first block does not fill one here.
 			first, _ := mustBackup(t, dst, source{meta: s.meta[:1]})
-			w, err := dst.NewWriter(t.Context(), WriterOptions{Readers: copiers + 1})
+			w, err := dst.NewWriter(t.Context(), WriterOptions{Readers: CopyBatches})
 			if err != nil {
 				t.Fatal(err)
 			}
