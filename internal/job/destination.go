@@ -64,21 +64,34 @@ func (a *Access) create(ctx context.Context, d *Destination, sibling *repo.Repos
 		if err := checkMounted(d.Location); err != nil {
 			return err
 		}
-		entries, err := os.ReadDir(d.Location)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if slices.ContainsFunc(entries, foreign) {
-			d.Place = filepath.Join(d.Location, SubDir)
-		}
 	}
-	err := a.Create(ctx, d.Place, sibling)
+	var err error
+	if d.Place, err = Place(d.Location); err != nil {
+		return err
+	}
+	err = a.Create(ctx, d.Place, sibling)
 	if err != nil && !errors.Is(err, repo.ErrExists) {
 		return err
 	}
 	d.Created = err == nil
 	d.Repo, err = a.Open(ctx, d.Place)
 	return err
+}
+
+// Place returns where the repository of a location is created: there, or in its
+// SubDir where the location holds other things.
+func Place(location string) (string, error) {
+	if isURL(location) {
+		return location, nil
+	}
+	entries, err := os.ReadDir(location)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if slices.ContainsFunc(entries, foreign) {
+		return filepath.Join(location, SubDir), nil
+	}
+	return location, nil
 }
 
 // foreign says whether an entry of a directory is not from an interrupted creation
