@@ -1,0 +1,296 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/backup"
+	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/seal"
+	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show how the destinations are, and how old the newest snapshots",
+		Long: `Show for every destination: whether it can be opened, whether it is encrypted, how
+much it holds, how much room is left, and the newest snapshot of each host and set
+of sources.
+
+Something is wrong if a destination cannot be opened, holds no snapshot, or lacks
+the newest one that another has; if packs, index or snapshots are missing or
+damaged, as far as can be told without reading them ('backup-handler verify' reads
+them); and if files are missing from the newest snapshot. That a repository is not
+encrypted is said, but is a choice.
+
+Exit codes: 0 all is well · 1 something is wrong, or usage · 130 interrupted`,
+		Example: `  backup-handler status
+  backup-handler status --backup-dirs /mnt/disk/backup,/mnt/nas/backup --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context()) },
+	}
+}
+
+type statusReport struct {
+	OK           bool                `json:"ok"`
+	Config       string              `json:"config"` // path; "" for none
+	Destinations []destinationStatus `json:"destinations"`
+}
+
+type destinationStatus struct {
+	Location   string   `json:"location"`
+	Place      string   `json:"repository,omitempty"` // where in Location it is
+	OK         bool     `json:"ok"`
+	Wrong      []string `json:"wrong"`
+	Reachable  bool     `json:"reachable"`
+	ID         *repo.ID `json:"id,omitempty"`
+	Encrypted  bool     `json:"encrypted"`
+	Keys       string   `json:"keys,omitempty"`
+	FreeBytes  *int64   `json:"free_bytes,omitempty"` // absent: not known
+	Snapshots  int      `json:"snapshots"`
+	Unreadable int      `json:"unreadable_snapshots"`
+
+	Index  *repo.IndexReport `json:"index,omitempty"`
+	Groups []groupStatus     `json:"newest"`
+	hint   string
+}
+
+// A groupStatus is the newest snapshot of one host and set of sources.
+type groupStatus struct {
+	Snapshot   repo.ID     `json:"snapshot"`
+	Time       time.Time   `json:"time"`
+	AgeSeconds int64       `json:"age_seconds"`
+	Host       string      `json:"host"`
+	Sources    []tree.Path `json:"sources"`
+	Snapshots  int         `json:"snapshots"` // of this group
+	Files      int64       `json:"files"`
+	Bytes      int64       `json:"bytes"`
+	Problems   int64       `json:"problems"`
+	snap       *tree.Snapshot
+}
+
+func (a *app) status(ctx context.Context) error {
+	if err := a.load(); err != nil {
+		return err
+	}
+	locations, err := a.locations()
+	if err != nil {
+		return err
+	}
+	acc, err := a.access(false, nil)
+	if err != nil {
+		return err
+	}
+	rep := statusReport{Config: a.cfg.Path(), OK: true}
+	now := time.Now()
+	for _, l := range locations {
+		s := statusOf(ctx, acc, l, now)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		rep.Destinations = append(rep.Destinations, s)
+	}
+	a.recordKeys(acc)
+	host, _ := os.Hostname()
+	compareDestinations(rep.Destinations, host)
+	var hints []string
+	for i := range rep.Destinations {
+		d := &rep.Destinations[i]
+		d.OK = len(d.Wrong) == 0
+		rep.OK = rep.OK && d.OK
+		if d.hint != "" && !slices.Contains(hints, d.hint) {
+			hints = append(hints, d.hint)
+		}
+	}
+	err = a.print(rep, func(w io.Writer) error {
+		for i := range rep.Destinations {
+			if d := &rep.Destinations[i]; !d.OK || !a.quiet {
+				statusText(w, d)
+			}
+		}
+		return nil
+	})
+	if err != nil || rep.OK {
+		return err
+	}
+	return &job.Failure{Code: job.ExitUsage, Err: errReported, Hint: strings.Join(hints, "; ")}
+}
+
+// statusOf looks at one destination.
+func statusOf(ctx context.Context, acc *job.Access, location string, now time.Time) destinationStatus {
+	s := destinationStatus{Location: location, Wrong: []string{}, Groups: []groupStatus{}}
+	wrong := func(format string, args ...any) { s.Wrong = append(s.Wrong, oneLine(fmt.Sprintf(format, args...))) }
+	d, err := acc.OpenDestination(ctx, location)
+	if err != nil {
+		wrong("cannot be opened: %v", err)
+		s.hint = openHint(err)
+		return s
+	}
+	defer d.Close()
+	id := d.Repo.ID()
+	s.Place, s.Reachable, s.ID = d.Place, true, &id
+	if kinds, err := keyKinds(ctx, d.Repo); err != nil {
+		wrong("%v", err)
+	} else {
+		s.Encrypted, s.Keys = kinds[seal.KindNone] == 0, keysText(kinds)
+	}
+	if sp, ok := d.Repo.Backend().(storage.Spacer); ok {
+		if free, err := sp.Free(ctx); err == nil {
+			s.FreeBytes = &free
+		} else if !errors.Is(err, errors.ErrUnsupported) {
+			wrong("free space: %v", err)
+		}
+	}
+	if err := d.Load(ctx); err != nil {
+		wrong("%v", err)
+		return s
+	}
+	s.Snapshots, s.Unreadable, s.Index = len(d.Snapshots), len(d.Unreadable), &d.Index
+	for _, x := range []struct {
+		n    int
+		what string
+	}{
+		{len(d.Unreadable), "snapshots cannot be read"},
+		{len(d.Index.MissingPacks), "packs are missing"},
+		{len(d.Index.ResizedPacks), "packs have a wrong size"},
+		{len(d.Index.DamagedPacks), "packs are damaged"},
+		{len(d.Index.DamagedIndex), "index objects are damaged"},
+		{len(d.Index.CondemnedList), "condemned lists are damaged"},
+	} {
+		if x.n > 0 {
+			wrong("%d %s", x.n, x.what)
+			s.hint = "'backup-handler verify' tells which files are lost; a backup stores again what the sources still have"
+		}
+	}
+	if len(d.Snapshots) == 0 {
+		wrong("holds no snapshot")
+	}
+	count := make(map[group]int)
+	for _, snap := range d.Snapshots {
+		count[groupOf(snap)]++
+	}
+	for _, snap := range newest(d.Snapshots, 1) {
+		s.Groups = append(s.Groups, groupStatus{
+			Snapshot: snap.ID, Time: snap.Time, AgeSeconds: int64(now.Sub(snap.Time).Seconds()), Host: snap.Host, Sources: snap.Sources,
+			Snapshots: count[groupOf(snap)], Files: snap.Counts.Files, Bytes: snap.Counts.Bytes, Problems: snap.Counts.Problems, snap: snap,
+		})
+		if slices.ContainsFunc(snap.Problems, func(p tree.Problem) bool { return p.Kind != backup.Metadata }) {
+			wrong("the newest snapshot of %s is not complete: %s problems", quote(snap.Host), countText(snap.Counts.Problems))
+		}
+	}
+	return s
+}
+
+// compareDestinations finds those that lack what another has. What other hosts keep
+// in one of them need not be in all.
+func compareDestinations(all []destinationStatus, host string) {
+	best := make(map[group]time.Time)
+	for _, d := range all {
+		for _, g := range d.Groups {
+			if k := groupOf(g.snap); g.Time.After(best[k]) {
+				best[k] = g.Time
+			}
+		}
+	}
+	for i := range all {
+		d := &all[i]
+		if !d.Reachable || len(d.Groups) == 0 {
+			continue
+		}
+		have := make(map[group]time.Time)
+		for _, g := range d.Groups {
+			have[groupOf(g.snap)] = g.Time
+		}
+		for k, t := range best {
+			if last, ok := have[k]; last.Before(t) && (ok || k.host == host) {
+				d.Wrong = append(d.Wrong, fmt.Sprintf("lacks the newest snapshot of %s, of %s", quote(k.host), t.Local().Format("2006-01-02 15:04")))
+				if d.hint == "" {
+					d.hint = "the next backup copies what is missing"
+				}
+			}
+		}
+		slices.Sort(d.Wrong)
+	}
+}
+
+// textWidth is what the lines of a report keep to, paths and names apart.
+const textWidth = 80
+
+func statusText(w io.Writer, d *destinationStatus) {
+	state := "ok"
+	if !d.OK {
+		state = "SOMETHING IS WRONG"
+	}
+	fmt.Fprintf(w, "%s  %s\n", quote(d.Location), state)
+	for _, x := range d.Wrong {
+		fmt.Fprintf(w, "  WRONG       %s\n", x)
+	}
+	if !d.Reachable {
+		return
+	}
+	if d.Place != d.Location {
+		fmt.Fprintf(w, "  place       %s\n", quote(d.Place))
+	}
+	if d.Encrypted {
+		fmt.Fprintf(w, "  repository  %s, encrypted (%s)\n", d.ID.Short(), d.Keys)
+	} else {
+		fmt.Fprintf(w, "  repository  %s\n", d.ID.Short())
+		fmt.Fprintln(w, "  WARNING     NOT ENCRYPTED: whoever can read it can read the backups")
+	}
+	if d.Index != nil {
+		fmt.Fprintf(w, "  stored      %s in %s packs", bytesText(d.Index.Bytes), countText(int64(d.Index.Packs)))
+		if d.FreeBytes != nil {
+			fmt.Fprintf(w, ", %s free", bytesText(*d.FreeBytes))
+		}
+		fmt.Fprintf(w, "\n  snapshots   %s\n", countText(int64(d.Snapshots)))
+	}
+	for _, g := range d.Groups {
+		fmt.Fprintf(w, "  newest      %s  %s ago (%s), %s\n", g.Snapshot.Short(), ageText(time.Duration(g.AgeSeconds)*time.Second),
+			g.Time.Local().Format("2006-01-02 15:04"), quote(g.Host))
+		line := ""
+		for i, p := range g.Sources {
+			word := quote(string(p))
+			switch {
+			case i == 0:
+				line = word
+			case len(line)+len(word)+16 > textWidth:
+				fmt.Fprintf(w, "              %s,\n", line)
+				line = word
+			default:
+				line += ", " + word
+			}
+		}
+		fmt.Fprintf(w, "              %s\n", line)
+		fmt.Fprintf(w, "              %s files, %s; %s problems; 1 of %s snapshots\n", countText(g.Files), bytesText(g.Bytes), countText(g.Problems), countText(int64(g.Snapshots)))
+	}
+}
+
+// ageText is a duration in its largest unit.
+func ageText(d time.Duration) string {
+	unit := func(n int64, name string) string {
+		if n != 1 {
+			name += "s"
+		}
+		return fmt.Sprintf("%d %s", n, name)
+	}
+	switch {
+	case d < time.Minute:
+		return unit(max(0, int64(d/time.Second)), "second")
+	case d < 2*time.Hour:
+		return unit(int64(d/time.Minute), "minute")
+	case d < 48*time.Hour:
+		return unit(int64(d/time.Hour), "hour")
+	}
+	return unit(int64(d/(24*time.Hour)), "day")
+}
