@@ -27,9 +27,12 @@ var ErrNoKey = errors.New("encryption is on, but there is neither a passphrase n
 
 // Access is how repositories are opened and created.
 type Access struct {
-	// Encrypt says that the user wants encryption: a repository that opens
-	// without a key is then refused, and a new one gets slots for the keys.
+	// Encrypt says that the user insists on encryption: a repository that opens
+	// without a key is refused.
 	Encrypt bool
+	// EncryptNew says that new repositories get slots for the keys: where
+	// encryption is on, or keys are given and it is not explicitly off.
+	EncryptNew bool
 	// Credentials open repositories, Lockers are given slots in new ones.
 	Credentials []seal.Credential
 	Lockers     []seal.Locker
@@ -80,6 +83,7 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if err := a.loadRecipients(o, enc); err != nil {
 		return nil, err
 	}
+	a.EncryptNew = a.Encrypt || len(a.Lockers) > 0 && !cfg.Value("ENCRYPTION", "enabled").IsSet()
 	if !a.Encrypt {
 		a.Credentials = append(a.Credentials, seal.None{})
 	}
@@ -270,7 +274,7 @@ func (a *Access) Open(ctx context.Context, location string) (*repo.Repository, e
 
 // Create makes a repository at a location; sibling may be nil.
 func (a *Access) Create(ctx context.Context, location string, sibling *repo.Repository) error {
-	if a.Encrypt && len(a.Lockers) == 0 {
+	if a.EncryptNew && len(a.Lockers) == 0 {
 		if a.Prompt == nil {
 			return ErrNoKey
 		}
@@ -285,7 +289,7 @@ func (a *Access) Create(ctx context.Context, location string, sibling *repo.Repo
 		a.add(p, p, "passphrase from the terminal")
 	}
 	lockers := a.Lockers
-	if !a.Encrypt {
+	if !a.EncryptNew {
 		lockers = []seal.Locker{seal.None{}}
 	}
 	b, err := storage.Create(ctx, location)

@@ -229,7 +229,7 @@ func openAll(ctx context.Context, a *Access, locations []string, dryRun bool, no
 			}
 			if d.Created {
 				note("created repository %s", d.Place)
-				if !a.Encrypt {
+				if !a.EncryptNew {
 					note("%s is not encrypted: everyone who can read it can read the backups (--encrypt, or [ENCRYPTION] enabled)", d.Place)
 				}
 			}
