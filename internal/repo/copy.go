@@ -163,7 +163,7 @@ func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *B
 	if !some {
 		return nil // another block brought them
 	}
-	p, _, err := w.reserve(kind, int64(b.Stored))
+	p, _, err := w.reserve(kind, ref)
 	if err == nil {
 		err = errors.Join(p.append(sealed, *ref), w.release(p))
 	}
@@ -196,6 +196,14 @@ func (w *Writer) addCopy(batch *Batch, data []byte, hash Hash) error {
 	tail, err := batch.Tail()
 	if err != nil {
 		return err
+	}
+	if len(data) > len(tail) { // not behind others
+		if err := batch.Flush(); err != nil {
+			return err
+		}
+		if tail, err = batch.Tail(); err != nil {
+			return err
+		}
 	}
 	if len(data) > len(tail) { // cut by other parameters, or a large record
 		if err := batch.Flush(); err != nil {

@@ -18,7 +18,7 @@ const (
 	maxBlockSize = 1 << 26
 	maxSealKeys  = 255
 	// maxTable bounds the plaintext of a table or index object in memory. An
-	// index object of maxIndexPacks packs of the smallest chunks stays below.
+	// index object of indexGroup packs of maxPackChunks tiny chunks stays below.
 	maxTable = 256 << 20
 )
 

@@ -349,6 +349,9 @@ func (x *index) adopt(ctx context.Context, orphans []*packInfo) error {
 func (x *index) add(packs []packTable, object ID) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.adopted = slices.DeleteFunc(x.adopted, func(t packTable) bool {
+		return slices.ContainsFunc(packs, func(p packTable) bool { return p.id == t.id })
+	})
 	for i := range packs {
 		if x.packs[packs[i].id] == nil {
 			info := &packInfo{id: packs[i].id, size: packs[i].size, there: true}

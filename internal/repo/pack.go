@@ -34,9 +34,11 @@ type openPack struct {
 	table  packTable
 	prefix [nonceBytes - 4]byte
 
-	// Guarded by Writer.packMu: blocks reserved, and bytes that they take.
+	// Guarded by Writer.packMu: blocks reserved, bytes that they take, chunks in
+	// them.
 	reserved uint32
 	planned  int64
+	chunks   int
 	pending  int  // reserved, not yet appended
 	closing  bool // takes no more reservations
 

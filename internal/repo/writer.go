@@ -30,6 +30,10 @@ const (
 	// indexGroup is how many packs share an index object: a killed run leaves
 	// at most so many tables to be read from packs.
 	indexGroup = 8
+	// maxPackChunks closes a pack of tiny chunks: its table takes at most 58
+	// bytes a chunk. A block adds BlockBytes more chunks at the very most, so that
+	// indexGroup such packs stay below maxTable.
+	maxPackChunks = 256 << 10
 	// committers store finished packs, so that sealing goes on during a sync.
 	committers = 2
 	// commitWithin bounds the time between the last look at the condemned lists
@@ -238,6 +242,9 @@ func (b *Batch) next() error {
 func (b *Batch) Add(n, extra int, hash Hash) (added bool, err error) {
 	w := b.w
 	tail := b.b.buf[b.b.n:]
+	if n < 1 || extra < 0 || n > len(tail)-extra {
+		return false, fmt.Errorf("a chunk of %d bytes and %d behind it are not in the %d of Tail", n, extra, len(tail))
+	}
 	id := w.r.ChunkID(hash)
 	if !w.claim(id, n) {
 		copy(tail, tail[n:n+extra])
@@ -385,7 +392,7 @@ func (w *Writer) sealBlock(enc *zstd.Encoder, b *block, out []byte) ([]byte, err
 		stored: uint32(len(out) + tagBytes), raw: uint32(b.n), compressed: compressed,
 		chunks: append([]chunkRef(nil), b.chunks...),
 	}
-	p, number, err := w.reserve(b.kind, int64(ref.stored))
+	p, number, err := w.reserve(b.kind, &ref)
 	if err != nil {
 		return out, err
 	}
@@ -396,8 +403,8 @@ func (w *Writer) sealBlock(enc *zstd.Encoder, b *block, out []byte) ([]byte, err
 	return out, errors.Join(err, w.release(p))
 }
 
-// reserve picks a pack for a block of the given sealed size.
-func (w *Writer) reserve(kind Kind, stored int64) (p *openPack, number uint32, err error) {
+// reserve picks a pack for a block.
+func (w *Writer) reserve(kind Kind, ref *blockRef) (p *openPack, number uint32, err error) {
 	w.packMu.Lock()
 	defer w.packMu.Unlock()
 	want := 1
@@ -426,8 +433,9 @@ func (w *Writer) reserve(kind Kind, stored int64) (p *openPack, number uint32, e
 	number = p.reserved
 	p.reserved++
 	p.pending++
-	p.planned += stored
-	if p.planned >= packTarget(kind) {
+	p.planned += int64(ref.stored)
+	p.chunks += len(ref.chunks)
+	if p.planned >= packTarget(kind) || p.chunks >= maxPackChunks {
 		p.closing = true
 		w.open[kind] = append(open[:pick:pick], open[pick+1:]...)
 	}
@@ -477,14 +485,21 @@ func (w *Writer) commitPacks() {
 	}
 }
 
-// publish stores an index object with the tables gathered so far. fragmentMu is
-// held, or no other goroutine is left.
+// publish stores the tables gathered so far in index objects, and makes their
+// chunks known. fragmentMu is held.
 func (w *Writer) publish(ctx context.Context) error {
-	if len(w.fragment) == 0 {
-		return nil
+	for len(w.fragment) > 0 {
+		n := min(len(w.fragment), indexGroup)
+		packs := w.fragment[:n:n]
+		w.fragment = w.fragment[n:]
+		if err := w.publishGroup(ctx, packs); err != nil {
+			return err
+		}
 	}
-	packs := w.fragment
-	w.fragment = nil
+	return nil
+}
+
+func (w *Writer) publishGroup(ctx context.Context, packs []packTable) error {
 	body := squeeze(w.r.enc, appendIndex(nil, &indexObject{packs: packs}))
 	id, n, err := w.r.createObject(ctx, kindIndex, body)
 	if err != nil {
