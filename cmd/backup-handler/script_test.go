@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,6 +21,7 @@ func TestMain(m *testing.M) {
 //
 //	save NAME REGEXP   sets the variable NAME to the first group that REGEXP
 //	                   finds in the last standard output
+//	json               checks that the last standard output is one JSON document
 //	damage FILE…       flips a bit in the middle of each file
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -39,6 +41,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"save":   save,
 			"damage": damage,
+			"json":   isJSON,
 		},
 	})
 }
@@ -52,6 +55,15 @@ func save(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s is not in the output", args[1])
 	}
 	ts.Setenv(args[0], found[1])
+}
+
+func isJSON(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("usage: json")
+	}
+	if !json.Valid([]byte(ts.ReadFile("stdout"))) {
+		ts.Fatalf("the output is not JSON")
+	}
 }
 
 func damage(ts *testscript.TestScript, neg bool, args []string) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -203,8 +204,8 @@ func findLegacy(name string) (*legacyFlag, error) {
 // global takes over a flag that every command of this version has.
 func (l *legacy) global(root *cobra.Command, word string, args *[]string) bool {
 	if !strings.HasPrefix(word, "--") {
-		for _, c := range word[1:] {
-			if root.PersistentFlags().ShorthandLookup(string(c)) == nil {
+		for _, c := range []byte(word[1:]) {
+			if c >= utf8.RuneSelf || root.PersistentFlags().ShorthandLookup(string(c)) == nil {
 				return false
 			}
 		}
