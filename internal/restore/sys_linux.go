@@ -149,14 +149,18 @@ func (h *handle) lstat(name string) (info, error) {
 	return infoOf(&st), nil
 }
 
-// names lists the directory in ascending order.
+// names lists the directory in ascending order. (The directory is not opened again
+// for it, which takes the right to search it.) One call at a time.
 func (h *handle) names() ([]string, error) {
-	fd, err := openat(h.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0) // a position of its own
+	fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "directory")
 	defer f.Close()
+	if _, err := f.Seek(0, 0); err != nil { // dup shares the position
+		return nil, err
+	}
 	names, err := f.Readdirnames(-1)
 	sort.Strings(names)
 	return names, err
