@@ -50,6 +50,7 @@ type statsReport struct {
 	LatestBytes  int64 `json:"latest_bytes"`  // logical, of the newest snapshot of each host and set of sources
 	LogicalBytes int64 `json:"logical_bytes"` // of all snapshots
 	// What the runs of these snapshots recorded.
+	DataAdded     int64   `json:"data_added"`
 	BytesAdded    int64   `json:"bytes_added"`
 	BytesRecorded int64   `json:"bytes_stored"`
 	Ratio         float64 `json:"ratio"` // LogicalBytes to StoredBytes; 0: nothing is stored
@@ -91,6 +92,7 @@ func newStats(ctx context.Context, d *job.Destination) (*statsReport, error) {
 	rep.Encrypted = rep.Keys[seal.KindNone] == 0
 	for _, s := range d.Snapshots {
 		rep.LogicalBytes += s.Counts.Bytes
+		rep.DataAdded += s.Counts.DataAdded
 		rep.BytesAdded += s.Counts.BytesAdded
 		rep.BytesRecorded += s.Counts.BytesStored
 		rep.PerSnapshot = append(rep.PerSnapshot, snapshotStats{s.ID, s.Time, s.Host, s.Sources, s.Counts})
@@ -125,7 +127,7 @@ func (a *app) statsText(w io.Writer, r *statsReport) error {
 	}
 	fmt.Fprintf(w, "\n  logical        %s latest, %s in all snapshots\n", bytesText(r.LatestBytes), bytesText(r.LogicalBytes))
 	fmt.Fprintf(w, "  ratio          %s (deduplication %s, compression %s)\n",
-		ratioText(r.LogicalBytes, r.StoredBytes), ratioText(r.LogicalBytes, r.BytesAdded), ratioText(r.BytesAdded, r.BytesRecorded))
+		ratioText(r.LogicalBytes, r.StoredBytes), ratioText(r.LogicalBytes, r.DataAdded), ratioText(r.BytesAdded, r.BytesRecorded))
 	if !a.verbose || len(r.PerSnapshot) == 0 {
 		return nil
 	}
