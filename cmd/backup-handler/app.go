@@ -102,8 +102,11 @@ func outcome(code int) error {
 	return &job.Failure{Code: code, Err: errReported}
 }
 
-// oneLine keeps joined errors and hostile names from breaking lines.
-func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", "; ") }
+// oneLine keeps joined errors and hostile names, which errors of the system hold,
+// from breaking lines or talking to the terminal.
+func oneLine(s string) string {
+	return escape(strings.ReplaceAll(strings.TrimSpace(s), "\n", "; "), false)
+}
 
 func (a *app) rootCommand() *cobra.Command {
 	c := &cobra.Command{
@@ -328,6 +331,8 @@ func (a *app) recordKeys(acc *job.Access) {
 
 func openHint(err error) string {
 	switch {
+	case errors.Is(err, seal.ErrWrongKey) && strings.HasSuffix(err.Error(), "opens with: none"):
+		return "the repository is not encrypted, but a key is given: unset it, or set [ENCRYPTION] enabled = False, to use it as it is"
 	case errors.Is(err, seal.ErrWrongKey):
 		return "check the passphrase ($" + job.PassphraseEnv + ", --passphrase-file) or key file (--key-file); nothing was changed"
 	case errors.Is(err, repo.ErrNoRepository):

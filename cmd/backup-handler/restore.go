@@ -49,6 +49,8 @@ Exit codes: 0 all restored · 1 usage, or not everything could be restored
   backup-handler restore 20260228_030000:/etc --to /tmp/etc --include '*.conf' --dry-run`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), args[0], &f) },
+
+		ValidArgsFunction: a.completeSnapshots(1),
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.to, "to", "", "directory to restore into (created if needed)")

@@ -53,30 +53,36 @@ func ratioText(a, b int64) string {
 }
 
 // quote makes a path safe to print: what is not printable or not UTF-8 is escaped,
-// so that a name can neither break lines nor talk to the terminal.
-func quote(path string) string {
-	plain := utf8.ValidString(path) && strings.IndexFunc(path, func(r rune) bool { return !unicode.IsPrint(r) || r == '\\' }) < 0
-	if plain {
-		return path
+// so that a name can neither break lines nor talk to the terminal. Backslashes are
+// doubled, so that the name can be told from its escapes.
+func quote(path string) string { return escape(path, true) }
+
+// escape replaces what must not reach a terminal.
+func escape(s string, backslash bool) string {
+	bad := func(r rune) bool { return !unicode.IsPrint(r) || backslash && r == '\\' }
+	if utf8.ValidString(s) && strings.IndexFunc(s, bad) < 0 {
+		return s
 	}
 	var b strings.Builder
-	for len(path) > 0 {
-		r, n := utf8.DecodeRuneInString(path)
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
 		switch {
 		case r == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, `\x%02x`, path[0])
+			fmt.Fprintf(&b, `\x%02x`, s[0])
+		case !bad(r):
+			b.WriteRune(r)
 		case r == '\\':
 			b.WriteString(`\\`)
 		case r == '\n':
 			b.WriteString(`\n`)
 		case r == '\t':
 			b.WriteString(`\t`)
-		case !unicode.IsPrint(r):
+		case r < 0x10000:
 			fmt.Fprintf(&b, `\u%04x`, r)
 		default:
-			b.WriteRune(r)
+			fmt.Fprintf(&b, `\U%08x`, r)
 		}
-		path = path[n:]
+		s = s[n:]
 	}
 	return b.String()
 }

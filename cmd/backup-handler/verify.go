@@ -56,6 +56,7 @@ check, or usage · 130 interrupted`,
 			}
 			return a.verifyRepositories(cmd.Context(), &f)
 		},
+		ValidArgsFunction: a.completeSnapshots(1),
 	}
 	fl := c.Flags()
 	fl.BoolVar(&f.readData, "read-data", false, "read and check every byte")
@@ -170,8 +171,12 @@ func (a *app) verifyOne(ctx context.Context, acc *job.Access, location string, r
 	}
 	rep.OK = rep.Report.OK()
 	rep.Seconds = time.Since(start).Seconds()
-	if !rep.OK && rep.Report.Snapshots > 0 {
-		*hints = append(*hints, "run a backup: what is still in the sources is stored again; restore gives back everything that is whole")
+	switch r := rep.Report; {
+	case rep.OK || r.Snapshots == 0:
+	case len(r.Index.MissingPacks)+len(r.Index.ResizedPacks)+len(r.Index.DamagedPacks) > 0:
+		*hints = append(*hints, "a backup stores again what missing packs held and the sources still have; restore gives back everything that is whole")
+	default:
+		*hints = append(*hints, "restore gives back everything that is whole; back up to a new repository, and keep this one for its history")
 	}
 	return rep
 }

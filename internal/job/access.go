@@ -22,8 +22,9 @@ const PassphraseEnv = "BACKUP_HANDLER_PASSPHRASE"
 // maxKeyFile bounds what is read of a file with a key.
 const maxKeyFile = 64 << 10
 
-// ErrNoKey says that encryption is wanted, but there is no key.
-var ErrNoKey = errors.New("encryption is on, but there is neither a passphrase nor a key file nor a recipient")
+// ErrNoKey says that encryption is wanted, but there is no key that this host could
+// open the repository with again. A recipient's public key alone is not one.
+var ErrNoKey = errors.New("encryption is on, but there is neither a passphrase nor a key file")
 
 // Access is how repositories are opened and created.
 type Access struct {
@@ -83,8 +84,11 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if err := a.loadRecipients(o, enc); err != nil {
 		return nil, err
 	}
-	a.EncryptNew = a.Encrypt || len(a.Lockers) > 0 && !cfg.Value("ENCRYPTION", "enabled").IsSet()
-	if !a.Encrypt {
+	explicit := cfg.Value("ENCRYPTION", "enabled").IsSet()
+	a.EncryptNew = a.Encrypt || len(a.Lockers) > 0 && !explicit
+	// Whoever gives a key expects encryption: else a store could be swapped for an
+	// unencrypted one, and the next run would fill it with plaintext.
+	if !a.Encrypt && (explicit || len(a.Credentials) == 0) {
 		a.Credentials = append(a.Credentials, seal.None{})
 	}
 	return a, nil
@@ -272,21 +276,23 @@ func (a *Access) Open(ctx context.Context, location string) (*repo.Repository, e
 	return r, nil
 }
 
-// Create makes a repository at a location; sibling may be nil.
+// Create makes a repository at a location. With sibling, which may be nil, it shares
+// its master secret, unless one of the two is encrypted and the other is not: the
+// secret of the one would lie open in the other.
 func (a *Access) Create(ctx context.Context, location string, sibling *repo.Repository) error {
+	if sibling != nil {
+		encrypted, err := sibling.Encrypted(ctx)
+		if err != nil {
+			return err
+		}
+		if encrypted != a.EncryptNew {
+			sibling = nil
+		}
+	}
 	if a.EncryptNew && len(a.Lockers) == 0 {
-		if a.Prompt == nil {
-			return ErrNoKey
-		}
-		text, err := a.Prompt("New passphrase for "+location, true)
-		if err != nil {
+		if err := a.askNew(location); err != nil {
 			return err
 		}
-		p, err := seal.NewPassphrase(text)
-		if err != nil {
-			return err
-		}
-		a.add(p, p, "passphrase from the terminal")
 	}
 	lockers := a.Lockers
 	if !a.EncryptNew {
@@ -303,19 +309,19 @@ func (a *Access) Create(ctx context.Context, location string, sibling *repo.Repo
 	})
 }
 
-// OpenFirst opens the first of several locations that can be opened, for
-// commands that read. The error joins those of all.
-func (a *Access) OpenFirst(ctx context.Context, locations []string) (*repo.Repository, string, error) {
-	var errs error
-	for _, l := range locations {
-		r, err := a.Open(ctx, l)
-		if err == nil {
-			return r, l, nil
-		}
-		errs = errors.Join(errs, err)
+// askNew asks for the passphrase of a new repository.
+func (a *Access) askNew(location string) error {
+	if a.Prompt == nil {
+		return ErrNoKey
 	}
-	if errs == nil {
-		errs = errors.New("no repository is given")
+	text, err := a.Prompt("New passphrase for "+location, true)
+	if err != nil {
+		return err
 	}
-	return nil, "", errs
+	p, err := seal.NewPassphrase(text)
+	if err != nil {
+		return err
+	}
+	a.add(p, p, "passphrase from the terminal")
+	return nil
 }

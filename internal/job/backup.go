@@ -444,10 +444,12 @@ func reason(err error) error {
 // hint is what to do about an error of a destination.
 func hint(err error) string {
 	switch {
+	case errors.Is(err, seal.ErrWrongKey) && strings.HasSuffix(err.Error(), "opens with: none"):
+		return "the repository is not encrypted, but a key is given: unset it, or set [ENCRYPTION] enabled = False, to use it as it is; nothing was changed"
 	case errors.Is(err, seal.ErrWrongKey):
 		return "check the passphrase or key file; nothing was changed"
 	case errors.Is(err, ErrNoKey):
-		return "set [ENCRYPTION] passphrase = ${" + PassphraseEnv + "} or key_file, or set $" + PassphraseEnv + ", or use --key-file"
+		return "set $" + PassphraseEnv + ", use --key-file or --passphrase-file, or set [ENCRYPTION] passphrase or key_file; a recipient can be added to them"
 	case errors.Is(err, storage.ErrFull):
 		return "free some space, or add a destination; what is stored already is used by the next run"
 	case errors.Is(err, storage.ErrReadOnly):

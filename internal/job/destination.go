@@ -69,6 +69,11 @@ func (a *Access) create(ctx context.Context, d *Destination, sibling *repo.Repos
 	if d.Place, err = Place(d.Location); err != nil {
 		return err
 	}
+	if a.EncryptNew && len(a.Credentials) == 0 { // recipients only: this run could not open it
+		if err := a.askNew(d.Place); err != nil {
+			return err
+		}
+	}
 	err = a.Create(ctx, d.Place, sibling)
 	if err != nil && !errors.Is(err, repo.ErrExists) {
 		return err

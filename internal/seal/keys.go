@@ -40,7 +40,7 @@ type Keys struct {
 
 const (
 	// ChunkIDSize is the size of a chunk's ID in bytes. Collisions are chance
-	// only, as the key is secret: 2^-48 with 2^40 chunks.
+	// only, as the key is secret: 2^-49 with 2^40 chunks.
 	ChunkIDSize = 16
 	// FingerprintSize is the size of a fingerprint in bytes.
 	FingerprintSize = 16
