@@ -137,6 +137,9 @@ func (a *Access) loadPassphrase(o AccessOptions, enc config.Encryption) error {
 			return err
 		}
 		text, where = []byte(strings.TrimRight(string(content), "\r\n")), "passphrase from "+o.PassphraseFile
+		if len(text) == 0 { // what was asked for is never replaced by something else
+			return fmt.Errorf("passphrase file %s: it is empty", o.PassphraseFile)
+		}
 	} else if p, err := enc.Passphrase.Get(); err != nil {
 		if len(a.Lockers) > 0 {
 			return nil // the key file is enough: a restore does not need every secret
