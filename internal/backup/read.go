@@ -106,18 +106,15 @@ func (s *run) stored(n *tree.Node) bool {
 			return false
 		}
 	}
-	if n.Indirect {
-		chunks, err := tree.FileChunks(s.ctx, s.r, n)
-		if err != nil {
-			return false
-		}
-		for i := range chunks {
-			if !s.w.Has(chunks[i].Hash) {
-				return false
-			}
-		}
+	if !n.Indirect {
+		return true
 	}
-	return true
+	return tree.EachChunk(s.ctx, s.r, n, func(c tree.Chunk) error {
+		if !s.w.Has(c.Hash) {
+			return repo.ErrMissing
+		}
+		return nil
+	}) == nil
 }
 
 // keep takes over an unchanged file from the previous snapshot.

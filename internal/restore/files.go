@@ -102,38 +102,20 @@ func (s *session) parallel(n int, fn func(i int, buf *[]byte)) {
 	wg.Wait()
 }
 
-// eachChunk calls fn for the chunks of a file's content in order. Of an
-// indirect list one piece is in memory at a time.
+// eachChunk calls fn for the chunks of a file's content in order, with their number
+// and their place in the content.
 func eachChunk(ctx context.Context, l tree.Loader, n *tree.Node, fn func(i int, off int64, c tree.Chunk) error) error {
 	i, off := 0, int64(0)
-	each := func(chunks []tree.Chunk) error {
-		for _, c := range chunks {
-			if err := fn(i, off, c); err != nil {
-				return err
-			}
-			i++
-			off += int64(c.Size)
-		}
-		return nil
-	}
-	if !n.Indirect {
-		if err := each(n.Content); err != nil {
+	err := tree.EachChunk(ctx, l, n, func(c tree.Chunk) error {
+		if err := fn(i, off, c); err != nil {
 			return err
 		}
-	} else {
-		for _, c := range n.Content {
-			list, err := l.Load(ctx, c.Hash, c.Size, nil)
-			if err != nil {
-				return fmt.Errorf("read its list of chunks: %w", err)
-			}
-			chunks, err := tree.DecodeChunks(nil, list)
-			if err != nil {
-				return err
-			}
-			if err := each(chunks); err != nil {
-				return err
-			}
-		}
+		i++
+		off += int64(c.Size)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if off != contentSize(n) {
 		return fmt.Errorf("%w: %d bytes of content instead of %d", tree.ErrCorrupt, off, contentSize(n))

@@ -28,14 +28,14 @@ func hashes(ctx context.Context, l Loader, n *Node, yield func(Hash) bool) error
 		}
 	}
 	if n.Indirect {
-		chunks, err := FileChunks(ctx, l, n)
-		if err != nil {
-			return err
-		}
-		for i := range chunks {
-			if !yield(chunks[i].Hash) {
+		err := EachChunk(ctx, l, n, func(c Chunk) error {
+			if !yield(c.Hash) {
 				return errStop
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	if n.Type != Dir {

@@ -34,23 +34,6 @@ func ReadDir(ctx context.Context, l Loader, content []Chunk, fn func(*Node) erro
 	return nil
 }
 
-// FileChunks returns the chunks of a file's content, in order, resolving an
-// indirect list. That takes 40 bytes a chunk: see EachChunk.
-func FileChunks(ctx context.Context, l Loader, n *Node) ([]Chunk, error) {
-	if !n.Indirect {
-		return n.Content, nil
-	}
-	var chunks []Chunk
-	err := EachChunk(ctx, l, n, func(c Chunk) error {
-		chunks = append(chunks, c)
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return chunks, nil
-}
-
 // EachChunk calls fn for each chunk of a file's content, in order, holding one
 // piece of an indirect list at a time.
 func EachChunk(ctx context.Context, l Loader, n *Node, fn func(Chunk) error) error {

@@ -289,7 +289,7 @@ func TestEachChunk(t *testing.T) {
 		t.Fatal("one piece is not enough")
 	}
 	for _, n := range []*Node{direct, indirect} {
-		got, err := FileChunks(t.Context(), s, n)
+		got, err := fileChunks(t.Context(), s, n)
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("%d chunks: %v", len(got), err)
 		}
@@ -305,11 +305,20 @@ func TestEachChunk(t *testing.T) {
 		}
 	}
 	delete(s.chunks, indirect.Content[1].Hash)
-	if _, err := FileChunks(t.Context(), s, indirect); !errors.Is(err, errGone) {
+	if _, err := fileChunks(t.Context(), s, indirect); !errors.Is(err, errGone) {
 		t.Error(err)
 	}
 	indirect.Content[1] = s.put([]byte("no list"))
-	if _, err := FileChunks(t.Context(), s, indirect); !errors.Is(err, ErrCorrupt) {
+	if _, err := fileChunks(t.Context(), s, indirect); !errors.Is(err, ErrCorrupt) {
 		t.Error(err)
 	}
+}
+
+// fileChunks gathers what EachChunk yields.
+func fileChunks(ctx context.Context, l Loader, n *Node) (chunks []Chunk, err error) {
+	err = EachChunk(ctx, l, n, func(c Chunk) error {
+		chunks = append(chunks, c)
+		return nil
+	})
+	return chunks, err
 }

@@ -307,7 +307,11 @@ func TestBadOptions(t *testing.T) {
 func TestDamage(t *testing.T) {
 	first := func(n *tree.Node) tree.Chunk { return n.Content[0] }
 	chunks := func(t *testing.T, f *fixture, n *tree.Node) []tree.Chunk {
-		all, err := tree.FileChunks(t.Context(), f.r, n)
+		var all []tree.Chunk
+		err := tree.EachChunk(t.Context(), f.r, n, func(c tree.Chunk) error {
+			all = append(all, c)
+			return nil
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
