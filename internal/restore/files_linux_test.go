@@ -493,9 +493,9 @@ func TestHardLinks(t *testing.T) {
 	})
 	t.Run("changed in between", func(t *testing.T) {
 		target := t.TempDir()
-		odd := m.dir(t, mine("src", 0o755), linked("1", 2, "data"), linked("2", 2, "newer"))
+		odd := m.dir(t, mine("src", 0o755), linked("1", 2, "data"), linked("2", 2, "newr"))
 		res := run(t, m, odd, "/src", target, Options{})
-		if res.Files != 2 || res.WarningsCount != 1 || contents(t, target)["2"] != "newer" {
+		if res.Files != 2 || res.WarningsCount != 1 || contents(t, target)["2"] != "newr" {
 			t.Errorf("%+v", res)
 		}
 	})
@@ -755,5 +755,129 @@ func TestDeep(t *testing.T) {
 	}
 	if res := run(t, m, m.dir(t, mine("src", 0o700)), "/src", target, Options{Delete: true}); res.Deleted != levels+1 {
 		t.Errorf("%d deleted", res.Deleted)
+	}
+}
+
+// TestStale has what killed restores leave: it goes, and nothing else does.
+func TestStale(t *testing.T) {
+	m := newMemory()
+	own := m.file(mine(TempPrefix+"00000000000000ff", 0o600), []byte("of the snapshot itself"))
+	root := m.dir(t, mine("src", 0o755), own, m.file(mine("f", 0o600), []byte("f")))
+	target := t.TempDir()
+	gone := TempPrefix + "0123456789abcdef"
+	stay := []string{TempPrefix + "0123456789abcdeg", TempPrefix + "0123", "x" + gone}
+	for _, name := range append(stay, gone, own.Name) {
+		ok(t, os.WriteFile(target+"/"+name, []byte("partial"), 0o600))
+	}
+	ok(t, os.Mkdir(target+"/"+TempPrefix+"0000000000000000", 0o700))
+	before := listing(t, target)
+	run(t, m, root, "/src", target, Options{DryRun: true})
+	same(t, before, listing(t, target))
+	clean(t, run(t, m, root, "/src", target, Options{}))
+	got, err := os.ReadDir(target)
+	ok(t, err)
+	if len(got) != len(stay)+3 {
+		t.Errorf("%v", got)
+	}
+	if data, err := os.ReadFile(target + "/" + own.Name); err != nil || string(data) != "of the snapshot itself" {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// TestAdjust corrects the owner of files whose content is right, which takes the
+// setuid bit and the capabilities away.
+func TestAdjust(t *testing.T) {
+	needRoot(t)
+	m := newMemory()
+	caps := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	suid, capable := mine("suid", 0o4755), mine("capable", 0o755)
+	capable.Xattrs = []tree.Xattr{{Name: "security.capability", Value: caps}, {Name: "user.a", Value: "a"}}
+	root := m.dir(t, mine("src", 0o755), m.file(capable, []byte("c")), m.file(suid, []byte("s")))
+	target := t.TempDir()
+	clean(t, run(t, m, root, "/src", target, Options{}))
+	for _, name := range []string{"suid", "capable"} {
+		ok(t, os.Chown(target+"/"+name, 4000, 4000))
+	}
+	ok(t, os.Chmod(target+"/suid", 0o4755|os.ModeSetuid))
+	ok(t, unix.Setxattr(target+"/capable", "security.capability", []byte(caps), 0))
+	ok(t, unix.Setxattr(target+"/capable", "user.extra", []byte("x"), 0))
+	res := run(t, m, root, "/src", target, Options{})
+	if clean(t, res); res.Adjusted != 2 || res.BytesWritten != 0 {
+		t.Errorf("%+v", res)
+	}
+	v, err := Verify(t.Context(), m, &tree.Snapshot{}, root, "/src", target, VerifyOptions{})
+	if err != nil || v.DifferenceCount != 0 {
+		t.Errorf("%v, %v", v.Differences, err)
+	}
+}
+
+// spread stores files whose chunks lie in the blocks by turns, so that all are
+// unfinished until the end.
+func spread(t *testing.T, m *memory, files, chunks int) (root *tree.Node, want map[string]string) {
+	m.chunkSize, m.blockSize = 500, files*500
+	want = map[string]string{}
+	nodes := make([]*tree.Node, files)
+	for i := range nodes {
+		nodes[i] = mine(fmt.Sprintf("%03d", i), 0o600)
+		want[nodes[i].Name] = string(noise(uint64(i), chunks*500))
+	}
+	for k := range chunks {
+		for _, n := range nodes {
+			m.add([]byte(want[n.Name])[k*500 : (k+1)*500])
+		}
+	}
+	for _, n := range nodes {
+		m.file(n, []byte(want[n.Name]))
+	}
+	return m.dir(t, mine("src", 0o755), nodes...), want
+}
+
+func TestOpenFiles(t *testing.T) {
+	m := newMemory()
+	root, want := spread(t, m, 300, 4)
+	most := 0
+	m.inflight = func() {
+		fds, _ := os.ReadDir("/proc/self/fd")
+		most = max(most, len(fds))
+	}
+	fds, err := os.ReadDir("/proc/self/fd")
+	ok(t, err)
+	target := t.TempDir()
+	clean(t, run(t, m, root, "/src", target, Options{Workers: 1}))
+	if !reflect.DeepEqual(want, contents(t, target)) {
+		t.Error("content differs")
+	}
+	if most-len(fds) > maxOpenFiles {
+		t.Errorf("%d files were open", most-len(fds))
+	}
+	if left, err := os.ReadDir("/proc/self/fd"); err != nil || len(left) != len(fds) {
+		t.Errorf("%d descriptors are left, %v", len(left)-len(fds), err)
+	}
+}
+
+// TestReplacedTemp replaces an unfinished, closed file by another name of a file
+// outside: that is not written to.
+func TestReplacedTemp(t *testing.T) {
+	m := newMemory()
+	root, _ := spread(t, m, 40, 3)
+	base := t.TempDir()
+	target := base + "/target"
+	ok(t, os.WriteFile(base+"/precious", make([]byte, 1500), 0o600))
+	m.inflight = func() {
+		names, _ := filepath.Glob(target + "/" + TempPrefix + "*")
+		for _, name := range names {
+			os.Remove(name)
+			os.Link(base+"/precious", name)
+		}
+	}
+	res := run(t, m, root, "/src", target, Options{Workers: 1, bounds: bounds{openFiles: 1}})
+	if data, err := os.ReadFile(base + "/precious"); err != nil || !bytes.Equal(data, make([]byte, 1500)) {
+		t.Errorf("written to a file outside, %v", err)
+	}
+	if st, err := os.Stat(base + "/precious"); err != nil || st.ModTime().Unix() == 1000 {
+		t.Error("changed the time of a file outside")
+	}
+	if res.FailedCount < 38 {
+		t.Errorf("%+v", res)
 	}
 }
