@@ -31,7 +31,9 @@ func TestRefusals(t *testing.T) {
 	ini := w.write([]byte("[DEFAULT]\nmode = weekly\n"), "bad.ini")
 	other := w.path("other-repo")
 	plain := w.path("plain-repo")
-	w.backup(ok, "--source-dir", src, "--backup-dirs", plain)
+	keyless := *w
+	keyless.env = nil
+	keyless.backup(ok, "--source-dir", src, "--backup-dirs", plain)
 
 	backup := func(src, dest string, more ...string) []string {
 		return append(append([]string{"backup"}, encrypted(src, dest)...), more...)
@@ -56,7 +58,7 @@ func TestRefusals(t *testing.T) {
 		{"destination is a file", backup(src, w.path("key-31")), refused, []string{w.path("key-31")}, false},
 		{"wrong passphrase", backup(src, dest, "--passphrase-file", wrong), refused, []string{"key"}, true},
 		{"wrong passphrase, restore", restore("latest", "--passphrase-file", wrong), failed, []string{"key"}, true},
-		{"empty passphrase file", backup(src, dest, "--passphrase-file", noKey), failed, nil, false},
+		{"empty passphrase file", backup(src, dest, "--passphrase-file", noKey), failed, []string{noKey, "empty"}, false},
 		{"key file of 31 bytes", backup(src, dest, "--key-file", shortKey), failed, []string{shortKey, "32"}, false},
 		{"key file of 33 bytes", backup(src, dest, "--key-file", longKey), failed, []string{longKey, "32"}, false},
 		{"key file is missing", backup(src, dest, "--key-file", w.path("none")), failed, []string{w.path("none")}, false},
@@ -65,11 +67,11 @@ func TestRefusals(t *testing.T) {
 		{"unknown flag", []string{"backup", "--nonsense"}, failed, []string{"--nonsense"}, true},
 		{"unknown command", []string{"bakcup"}, failed, []string{"bakcup"}, false},
 		{"unknown mode", backup(src, dest, "--backup-mode", "weekly"), failed, []string{"weekly", "incremental"}, false},
-		{"bad size", backup(src, dest, "--exclude-larger-than", "many"), failed, []string{"--exclude-larger-than", "many"}, false},
+		{"bad size", backup(src, dest, "--exclude-larger-than", "many"), failed, []string{"--exclude-larger-than", "size such as"}, false},
 		{"missing exclude file", backup(src, dest, "--exclude-file", w.path("none")), failed, []string{w.path("none")}, false},
 		{"bad recipient", backup(src, dest, "--recipient", "bhpk1nonsense"), failed, []string{"recipient"}, false},
 		{"missing configuration", backup(src, dest, "--config", w.path("none.ini")), failed, []string{w.path("none.ini")}, false},
-		{"bad configuration", []string{"backup", "--config", ini, "--source-dir", src, "--backup-dirs", dest}, failed, []string{"weekly"}, true},
+		{"bad configuration", []string{"backup", "--config", ini, "--source-dir", src, "--backup-dirs", dest}, failed, []string{ini + ":2", "incremental"}, true},
 		{"backend that is not there", backup(src, "sftp://host/path"), refused, []string{"sftp"}, true},
 
 		{"restore without a target", []string{"restore", "latest", "--backup-dirs", dest}, failed, []string{"where"}, true},
