@@ -260,7 +260,7 @@ func TestOverwrite(t *testing.T) {
 			sec  int64
 		}{"equal": {"same", 1000}, "longer": {"long", 1000}, "newer": {"newer", 2000}, "older": {"older", 500}, "sneaky": {"abcd", 1000}} {
 			ok(t, os.WriteFile(dir+"/"+name, []byte(f.data), 0o600))
-			ts := []unix.Timespec{{}, {Sec: f.sec, Nsec: 7}}
+			ts := []unix.Timespec{{}, unix.NsecToTimespec(f.sec*1e9 + 7)}
 			ok(t, unix.UtimesNanoAt(unix.AT_FDCWD, dir+"/"+name, ts, 0))
 		}
 		return dir

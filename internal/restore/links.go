@@ -261,8 +261,10 @@ func (s *session) linkWaiting(jobs []*job) (again []*job) {
 				g.waiting = append(g.waiting, waiting[i:]...)
 			case w.old != nil && s.keeps(w.old, w.node):
 				s.event(Kept, w.node.Type, place{w.dir, w.node.Name}, nil)
+				s.done(w.node)
 			case w.old != nil && w.old.typ == tree.Dir && !s.o.Delete:
 				s.event(Failed, w.node.Type, place{w.dir, w.node.Name}, errIsDir)
+				s.done(w.node)
 			default:
 				s.hand(g, w.dir, w.node)
 				again = append(again, s.newJob(&job{dir: w.dir, node: w.node, group: g, old: w.old}))

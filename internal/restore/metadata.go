@@ -203,7 +203,7 @@ func (s *session) setFlags(o object, n *tree.Node, at place, fresh bool) (change
 // freshInfo is what a file created just now in d is like.
 func (s *session) freshInfo(d *dir, o object) (*info, error) {
 	if !d.inherits {
-		return &info{mode: ^uint32(0), uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())}, nil
+		return &s.fresh, nil
 	}
 	st, err := o.stat()
 	return &st, err

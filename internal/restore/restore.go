@@ -235,8 +235,8 @@ func (r *Result) Complete() bool { return r.LostCount == 0 && r.FailedCount == 0
 
 // Run restores node, which is at path in snap, into the directory target, which
 // is created if needed (0700). A directory's contents go into target itself,
-// which also gets the directory's metadata, unless node is the root "/" of the
-// snapshot, which has none. Anything else goes to its name in target.
+// which also gets the directory's metadata, whether it existed or not, unless path
+// is "/": the root of a snapshot has none. Anything else goes to its name in target.
 //
 // The error says why the restore ended early (a full disk, ctx, the repository or
 // the target gone). Damage and single failures are no error: see Result, which is
@@ -251,6 +251,7 @@ func Run(ctx context.Context, r Repository, snap *tree.Snapshot, node *tree.Node
 		ctx: ctx, cancel: cancel, r: r, o: o, snap: snap,
 		sys:    &sys{cut: o.cut},
 		root:   privileged(),
+		fresh:  info{mode: ^uint32(0), uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())},
 		groups: map[tree.LinkKey]*group{},
 	}
 	if s.o.Progress == nil {
@@ -285,6 +286,7 @@ type session struct {
 	snap   *tree.Snapshot
 	sys    *sys
 	root   bool
+	fresh  info // what a file is like that was created just now; its mode counts as unknown
 	owners *owners
 
 	totalsKnown bool
@@ -470,11 +472,11 @@ func (s *session) warn(at place, typ tree.Type, err error) { s.event(Warning, ty
 
 // info is what the system says about an entry.
 type info struct {
-	typ          tree.Type // 0: a socket, or something else that no snapshot holds
-	mode         uint32
-	uid, gid     uint32
-	mtime        tree.Time
-	size, blocks int64 // bytes; units of 512 bytes
-	dev, ino     uint64
-	rdev, nlink  uint64
+	typ         tree.Type // 0: a socket, or something else that no snapshot holds
+	mode        uint32
+	uid, gid    uint32
+	mtime       tree.Time
+	size        int64 // bytes
+	dev, ino    uint64
+	rdev, nlink uint64
 }

@@ -104,12 +104,11 @@ func infoOf(st *unix.Stat_t) info {
 	i := info{
 		mode: uint32(st.Mode) & tree.ModeMask,
 		uid:  st.Uid, gid: st.Gid,
-		mtime:  tree.Time{Sec: int64(st.Mtim.Sec), Nsec: uint32(st.Mtim.Nsec)},
-		size:   st.Size,
-		blocks: int64(st.Blocks),
-		dev:    uint64(st.Dev),
-		ino:    uint64(st.Ino),
-		nlink:  uint64(st.Nlink),
+		mtime: tree.Time{Sec: int64(st.Mtim.Sec), Nsec: uint32(st.Mtim.Nsec)},
+		size:  st.Size,
+		dev:   uint64(st.Dev),
+		ino:   uint64(st.Ino),
+		nlink: uint64(st.Nlink),
 	}
 	switch uint32(st.Mode) & unix.S_IFMT {
 	case unix.S_IFREG:

@@ -16,7 +16,6 @@ func fillInfo(i *info, st fs.FileInfo) {
 	}
 	i.uid, i.gid = s.Uid, s.Gid
 	i.dev, i.ino, i.nlink = uint64(s.Dev), uint64(s.Ino), uint64(s.Nlink)
-	i.blocks = s.Blocks
 }
 
 // fatal says whether err ends the restore: what follows would fail as well.
