@@ -22,7 +22,6 @@ func TestSeveralDestinations(t *testing.T) {
 
 	// One is away: something else is at its place. The run is no success, but the
 	// other one has everything.
-
 	for _, away := range []string{b, a} {
 		other := map[string]string{a: b, b: a}[away]
 		must(t, os.Rename(away, away+".away"))
