@@ -100,7 +100,7 @@ func ours() tool {
 				return run(p.bin, "restore", "latest", "--backup-dirs", p.store, "--to", p.restore)
 			},
 			restoreFile: func(p places) command {
-				return run(p.bin, "restore", "latest:"+p.file, "--backup-dirs", p.store, "--to", p.restore)
+				return run(p.bin, "restore", "latest:"+p.file, "--backup-dirs", p.store, "--to", filepath.Dir(p.under(p.file)))
 			},
 		},
 		restored: func(p places) string { return p.under(p.source) },
