@@ -129,6 +129,9 @@ func (s *run) walkRoot(d *dir, e Entry, prev *tree.Node) error {
 	}
 	entries, err := opened.Entries(s.ctx)
 	if err != nil {
+		for _, e := range entries {
+			e.Close()
+		}
 		opened.Close()
 		return fmt.Errorf("source %s: %w", d.path, err)
 	}
