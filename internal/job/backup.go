@@ -175,15 +175,19 @@ func firstError(ds []*Destination) error {
 
 // copyToOthers brings every destination up to the same snapshots.
 func copyToOthers(ctx context.Context, ready []*Destination, same func(*tree.Snapshot) bool, o repo.WriterOptions) {
-	var wg sync.WaitGroup
 	// What is missing where is settled before anything is copied: the lists
 	// change while copies run.
-	for _, d := range ready {
-		if d.Err != nil {
-			continue
+	lists := make([][]missed, len(ready))
+	for i, d := range ready {
+		if d.Err == nil {
+			lists[i] = missing(d, ready, same)
 		}
-		list := missing(d, ready, same)
-		wg.Go(func() { d.Err = copyList(ctx, d, list, o) })
+	}
+	var wg sync.WaitGroup
+	for i, d := range ready {
+		if d.Err == nil && len(lists[i]) > 0 {
+			wg.Go(func() { d.Err = copyList(ctx, d, lists[i], o) })
+		}
 	}
 	wg.Wait()
 }
