@@ -32,6 +32,16 @@ import (
 // is not mounted than what was meant.
 var ErrEmptySource = errors.New("the source is empty")
 
+// A SourceError says that a source itself cannot be read, or is empty: a run to
+// another repository would end the same.
+type SourceError struct {
+	Path string
+	Err  error
+}
+
+func (e *SourceError) Error() string { return "source " + e.Path + ": " + e.Err.Error() }
+func (e *SourceError) Unwrap() error { return e.Err }
+
 // Kinds of problems, as tree.Problem has them.
 const (
 	Unreadable   = "unreadable"    // not in the snapshot

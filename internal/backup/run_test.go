@@ -698,7 +698,7 @@ func TestRunDirectories(t *testing.T) {
 		})
 	}
 	t.Run("source", func(t *testing.T) {
-		for _, do := range []func(d *inode){func(d *inode) { d.openErr = errIO }, func(d *inode) { d.listErr = errIO }} {
+		for _, do := range []func(d *inode){func(d *inode) { d.openErr = errIO }, func(d *inode) { d.listErr, d.shown = errIO, map[string]bool{"a": true} }} {
 			s, m := newSource(t), newStore(t)
 			s.file("/src/a", []byte("a"))
 			do(s.mkdir("/src"))

@@ -125,19 +125,22 @@ func (s *run) child(d *dir, path string, n *tree.Node) *dir {
 func (s *run) walkRoot(d *dir, e Entry, prev *tree.Node) error {
 	opened, err := e.Dir(s.ctx)
 	if err != nil {
-		return fmt.Errorf("source %s: %w", d.path, err)
+		return &SourceError{d.path, err}
 	}
 	entries, err := opened.Entries(s.ctx)
 	if err != nil {
 		for _, e := range entries {
 			e.Close()
 		}
+		for _, e := range entries {
+			e.Close()
+		}
 		opened.Close()
-		return fmt.Errorf("source %s: %w", d.path, err)
+		return &SourceError{d.path, err}
 	}
 	if len(entries) == 0 && !s.o.AllowEmpty {
 		opened.Close()
-		return fmt.Errorf("source %s: %w", d.path, ErrEmptySource)
+		return &SourceError{d.path, ErrEmptySource}
 	}
 	return s.walkEntries(d, opened, entries, prev)
 }
