@@ -32,6 +32,9 @@ var timeLayouts = []string{
 // SplitSpec splits SNAPSHOT[:PATH]. A time may hold colons: the longest part that
 // names a snapshot is taken.
 func SplitSpec(spec string) (snapshot, path string) {
+	if names(spec) {
+		return spec, ""
+	}
 	for i := len(spec) - 1; i > 0; i-- {
 		if spec[i] == ':' && names(spec[:i]) {
 			return spec[:i], spec[i+1:]
