@@ -85,10 +85,11 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 		return nil, err
 	}
 	explicit := cfg.Value("ENCRYPTION", "enabled").IsSet()
-	a.EncryptNew = a.Encrypt || len(a.Lockers) > 0 && !explicit
+	keys := len(a.Lockers)+len(a.Credentials) > 0
+	a.EncryptNew = a.Encrypt || keys && !explicit
 	// Whoever gives a key expects encryption: else a store could be swapped for an
 	// unencrypted one, and the next run would fill it with plaintext.
-	if !a.Encrypt && (explicit || len(a.Credentials) == 0) {
+	if !a.Encrypt && (explicit || !keys) {
 		a.Credentials = append(a.Credentials, seal.None{})
 	}
 	return a, nil
