@@ -61,7 +61,10 @@ func (r *BackupResult) Failed() bool {
 	if r.Snapshot == nil || slices.ContainsFunc(r.Destinations, func(d *Destination) bool { return d.Err != nil }) {
 		return true
 	}
-	return r.Snapshot.Counts.Problems > 0 && slices.ContainsFunc(r.Snapshot.Problems, func(p tree.Problem) bool { return p.Kind != backup.Metadata })
+	if r.Snapshot.Counts.Problems > int64(len(r.Snapshot.Problems)) {
+		return true // nobody knows what the others were
+	}
+	return slices.ContainsFunc(r.Snapshot.Problems, func(p tree.Problem) bool { return p.Kind != backup.Metadata })
 }
 
 // Backup runs one backup to several destinations: the source is read once, into
@@ -114,17 +117,16 @@ func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, err
 		return res, Fail(ExitRefused, fmt.Errorf("no destination can be used: %w", errors.Join(errs...)), hint(errs[0]))
 	}
 	same := func(s *tree.Snapshot) bool { return s.Host == o.Host && slices.Equal(s.Sources, asPaths(sources)) }
-	for _, d := range ready {
-		if d.Repo != nil {
-			if err := catchUp(ctx, d, ready, same, o.writer()); err != nil {
-				d.Err = err
-			}
-			break // the others follow with the new snapshot
-		}
-	}
+	late := make(map[*Destination]error) // what could not be copied to the first, which is fit for use
 	for _, first := range ready {
-		if first.Err != nil {
-			continue
+		// It gets first what it has missed; the others follow with the new snapshot.
+		if !o.DryRun {
+			err := copyList(ctx, first, missing(first, ready, same), o.writer())
+			if err != nil && !isDamage(err) {
+				first.Err = err
+				continue
+			}
+			late[first] = err
 		}
 		for attempt := 1; ; attempt++ {
 			res.Snapshot, err = backupTo(ctx, first, &o, note)
@@ -145,7 +147,7 @@ func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, err
 		if ctx.Err() != nil {
 			return res, ctx.Err()
 		}
-		if _, ok := errors.AsType[*Failure](err); ok || !isDestinationError(err) {
+		if _, ok := errors.AsType[*Failure](err); ok {
 			return res, err // a fault of the source: the same everywhere
 		}
 		first.Err = fmt.Errorf("%s: %w", first.Location, err)
@@ -157,6 +159,9 @@ func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, err
 		return res, nil
 	}
 	copyToOthers(ctx, ready, same, o.writer())
+	for d, err := range late {
+		d.Err = errors.Join(d.Err, err)
+	}
 	return res, ctx.Err()
 }
 
@@ -192,19 +197,28 @@ func copyToOthers(ctx context.Context, ready []*Destination, same func(*tree.Sna
 	wg.Wait()
 }
 
-func catchUp(ctx context.Context, d *Destination, others []*Destination, same func(*tree.Snapshot) bool, o repo.WriterOptions) error {
-	return copyList(ctx, d, missing(d, others, same), o)
-}
-
+// copyList copies snapshots to d, oldest first. One that is damaged where it comes
+// from keeps the later ones from nothing.
 func copyList(ctx context.Context, d *Destination, list []missed, o repo.WriterOptions) error {
+	var damaged error
 	for _, m := range list {
 		if err := copySnapshot(ctx, m.src, d, m.snap, o); err != nil {
-			return fmt.Errorf("%s: %w", d.Location, err)
+			err = fmt.Errorf("%s: %w", d.Location, err)
+			if !isDamage(err) {
+				return err
+			}
+			damaged = errors.Join(damaged, err)
+			continue
 		}
 		d.Snapshots = append(d.Snapshots, m.snap)
 	}
 	slices.SortFunc(d.Snapshots, func(a, b *tree.Snapshot) int { return a.Time.Compare(b.Time) })
-	return nil
+	return damaged
+}
+
+// isDamage says whether a copy failed because of what it was made from.
+func isDamage(err error) bool {
+	return errors.Is(err, repo.ErrCorrupt) || errors.Is(err, repo.ErrMissing) || errors.Is(err, tree.ErrCorrupt)
 }
 
 // openAll opens the destinations and creates those that do not exist.
@@ -320,6 +334,9 @@ func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note func(s
 	opts.Skipped = skipped.Load
 	opts.Extra = metadata.list
 	got, err := backup.Run(ctx, d.Repo, snap, opts)
+	if _, ok := errors.AsType[*backup.SourceError](err); ok && !errors.Is(err, backup.ErrEmptySource) {
+		return nil, Fail(ExitRefused, err, "nothing was changed")
+	}
 	if errors.Is(err, backup.ErrEmptySource) {
 		return nil, Fail(ExitRefused, err, "is its file system mounted? If it is meant to be empty, add --allow-empty. Nothing was changed")
 	}
@@ -406,6 +423,9 @@ func cleanSources(given []string, note func(string, ...any)) ([]string, error) {
 	}
 	var abs []string
 	for _, s := range given {
+		if s == "" { // not the working directory
+			return nil, errors.New("a source is empty")
+		}
 		a, err := filepath.Abs(s)
 		if err != nil {
 			return nil, err
@@ -429,12 +449,6 @@ func cleanSources(given []string, note func(string, ...any)) ([]string, error) {
 		out = append(out, s)
 	}
 	return out, nil
-}
-
-// isDestinationError says whether an error of a run is the fault of where it
-// writes to, so that another destination may do better.
-func isDestinationError(err error) bool {
-	return !errors.Is(err, backup.ErrEmptySource)
 }
 
 // reason is an error without the operation and path that the message has already.
