@@ -132,9 +132,6 @@ func (s *run) walkRoot(d *dir, e Entry, prev *tree.Node) error {
 		for _, e := range entries {
 			e.Close()
 		}
-		for _, e := range entries {
-			e.Close()
-		}
 		opened.Close()
 		return &SourceError{d.path, err}
 	}
