@@ -42,8 +42,9 @@ type inode struct {
 	shown            map[string]bool // which children are listed despite listErr
 	readErr          error           // after readTo bytes
 	readTo           int
-	changes          int // how many more readings find the file changed
-	cut              int // how many more readings end early, after readTo bytes
+	changes          int  // how many more readings find the file changed
+	coarse           bool // changes leave no trace in the times
+	cut              int  // how many more readings end early, after readTo bytes
 	onRead           func()
 }
 
@@ -262,6 +263,10 @@ func (f *openFile) Changed() (bool, error) {
 		return false, nil
 	}
 	f.e.n.changes--
+	if f.e.n.coarse {
+		copy(f.e.n.data, random(uint64(f.e.n.changes), len(f.data)))
+		return true, nil
+	}
 	f.e.s.write(f.e.n, append([]byte("changed "), f.data...))
 	return true, nil
 }
@@ -554,6 +559,9 @@ func TestRunTroubles(t *testing.T) {
 				}
 			},
 		},
+		"unstable, times too coarse to tell": {
+			do: func(_ *source, f *inode) { f.changes, f.coarse = 3, true }, problem: backup.Unstable, opens: 3,
+		},
 		"vanished": {
 			do: func(_ *source, f *inode) {
 				f.openErr = &fs.PathError{Op: "open", Path: "f", Err: fs.ErrNotExist}
@@ -630,6 +638,7 @@ func TestRunTroubles(t *testing.T) {
 			s, m := newSource(t), newStore(t)
 			f := s.file("/src/f", data)
 			s.file("/src/other", []byte("other"))
+			f.data = bytes.Clone(data)
 			tt.do(s, f)
 			var told atomic.Int64
 			o := options(s.roots("/src"))
@@ -675,11 +684,10 @@ func TestRunDirectories(t *testing.T) {
 		problem string
 		left    []string
 	}{
-		"cannot be opened":         {func(d *inode) { d.openErr = fs.ErrPermission }, backup.Unreadable, nil},
-		"vanished":                 {func(d *inode) { d.openErr = fs.ErrNotExist }, backup.Vanished, nil},
-		"cannot be listed":         {func(d *inode) { d.listErr = errIO }, backup.Unreadable, nil},
-		"cannot be listed to end":  {func(d *inode) { d.listErr, d.shown = errIO, map[string]bool{"a": true} }, backup.Unreadable, []string{"/src/d/a"}},
-		"has an unreadable parent": {func(d *inode) { d.openErr = errIO }, backup.Unreadable, nil},
+		"cannot be opened":        {func(d *inode) { d.openErr = fs.ErrPermission }, backup.Unreadable, nil},
+		"vanished":                {func(d *inode) { d.openErr = fs.ErrNotExist }, backup.Vanished, nil},
+		"cannot be listed":        {func(d *inode) { d.listErr = errIO }, backup.Unreadable, nil},
+		"cannot be listed to end": {func(d *inode) { d.listErr, d.shown = errIO, map[string]bool{"a": true} }, backup.Unreadable, []string{"/src/d/a"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, m := newSource(t), newStore(t)
@@ -827,7 +835,20 @@ func TestRunUnchanged(t *testing.T) {
 	}
 }
 
-// remove deletes objects whose name begins with prefix, and that want names.
+// Where there is no change time, nothing can be taken for unchanged.
+func TestRunNoChangeTime(t *testing.T) {
+	s, m := newSource(t), newStore(t)
+	f := s.file("/src/f", []byte("before"))
+	f.node.CTime = tree.Time{}
+	o := options(s.roots("/src"))
+	first := s.mustRun(m, o)
+	f.data = []byte("behind")
+	o = options(s.roots("/src"))
+	o.Parent = first
+	wantSame(t, mustRead(t, m, s.mustRun(m, o)), s.want("/src"))
+}
+
+// remove deletes an object.
 func remove(t testing.TB, m *storage.Memory, name string) {
 	t.Helper()
 	if err := m.Delete(context.Background(), name); err != nil {
