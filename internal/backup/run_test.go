@@ -1168,6 +1168,10 @@ func TestRunFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	chunks, all := chunksOf(t, clean, full), int64(0)
+	for _, size := range chunks {
+		all += int64(size)
+	}
 	total := len(clean.Ops())
 	if total < 12 {
 		t.Fatalf("%d operations only", total)
@@ -1190,14 +1194,10 @@ func TestRunFaults(t *testing.T) {
 				}
 				// What is durable, by its table, is not stored again.
 				durable, r := int64(0), open(t, left)
-				for h, size := range chunksOf(t, clean, full) {
+				for h, size := range chunks {
 					if at, ok := r.Locate(h); ok && at.Size == size {
 						durable += int64(size)
 					}
-				}
-				all := int64(0)
-				for _, size := range chunksOf(t, clean, full) {
-					all += int64(size)
 				}
 				again, err := attempt(left)
 				if err != nil {
