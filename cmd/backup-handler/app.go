@@ -271,6 +271,16 @@ func (a *app) locations() ([]string, error) {
 	return dirs, nil
 }
 
+// known is the memory of repositories; it remembers nothing where there is no state
+// directory, which load has said.
+func (a *app) known() job.Known {
+	dir, err := a.cfg.StateDir()
+	if err != nil {
+		return job.Known{}
+	}
+	return job.Known{Dir: dir}
+}
+
 // access gathers the keys.
 func (a *app) access(encrypt bool, recipients []string) (*job.Access, error) {
 	acc, err := job.NewAccess(a.cfg, job.AccessOptions{

@@ -102,7 +102,7 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 	o := &job.BackupOptions{
 		Sources: f.sources, Tags: f.tags, AllowEmpty: f.allowEmpty, DryRun: f.dryRun,
 		User: userName(), Program: "backup-handler " + version, RunID: a.runID,
-		Progress: new(backup.Progress), Note: a.note, Log: a.log, Now: time.Now,
+		Progress: new(backup.Progress), Note: a.note, Log: a.log, Now: time.Now, Known: a.known(),
 	}
 	var err error
 	if len(o.Sources) == 0 {

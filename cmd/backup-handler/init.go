@@ -88,6 +88,9 @@ func (a *app) create(ctx context.Context, f *initFlags) error {
 		if d == nil {
 			continue
 		}
+		if err := a.known().Remember(l, d.Repo.ID()); err != nil {
+			a.warn("cannot remember the repository %s: %v", quote(r.Place), err)
+		}
 		defer d.Close()
 		if sibling == nil {
 			sibling = d.Repo
@@ -154,7 +157,7 @@ func (a *app) initOne(ctx context.Context, acc *job.Access, location string, sib
 	if err := acc.Create(ctx, place, sibling); err != nil {
 		return initReport{}, nil, err
 	}
-	rep := initReport{Place: place, Encrypted: acc.Encrypt}
+	rep := initReport{Place: place, Encrypted: acc.EncryptNew}
 	a.record("repository_created", slog.String("repository", place), slog.Bool("encrypted", acc.EncryptNew))
 	again := *acc
 	again.Prompt = nil

@@ -39,6 +39,8 @@ type BackupOptions struct {
 	Compression  repo.Compression
 
 	Host, User, Program, RunID string
+	// Known remembers the destinations.
+	Known Known
 
 	Progress  *backup.Progress
 	OnProblem func(tree.Problem)
@@ -94,7 +96,7 @@ func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, err
 			return nil, Fail(ExitRefused, fmt.Errorf("source %s: %w", s, reason(err)), "is its file system mounted? Nothing was changed")
 		}
 	}
-	res.Destinations = openAll(ctx, a, o.Destinations, o.DryRun, note)
+	res.Destinations = openAll(ctx, a, o.Destinations, o.Known, o.DryRun, note)
 	defer func() {
 		for _, d := range res.Destinations {
 			if err := d.Close(); err != nil && d.Err == nil {
@@ -222,12 +224,14 @@ func isDamage(err error) bool {
 }
 
 // openAll opens the destinations and creates those that do not exist.
-func openAll(ctx context.Context, a *Access, locations []string, dryRun bool, note func(string, ...any)) []*Destination {
+func openAll(ctx context.Context, a *Access, locations []string, known Known, dryRun bool, note func(string, ...any)) []*Destination {
 	var all []*Destination
 	var sibling *repo.Repository
 	for _, l := range locations {
 		d, err := a.OpenDestination(ctx, l)
 		if err != nil && !errors.Is(err, repo.ErrNoRepository) {
+			d.Err = err
+		} else if err := checkKnown(d, known, note); err != nil {
 			d.Err = err
 		} else if sibling == nil {
 			sibling = d.Repo
@@ -252,13 +256,38 @@ func openAll(ctx context.Context, a *Access, locations []string, dryRun bool, no
 				}
 			}
 		}
-		if d.Repo != nil {
-			if d.Err = d.Load(ctx); d.Err == nil {
-				noteDamage(d, note)
+		if d.Repo == nil {
+			continue
+		}
+		if d.Err = d.Load(ctx); d.Err != nil {
+			continue
+		}
+		noteDamage(d, note)
+		if !dryRun {
+			if err := known.Remember(d.Location, d.Repo.ID()); err != nil {
+				note("cannot remember the repository %s: %v", d.Place, err)
 			}
 		}
 	}
 	return all
+}
+
+// checkKnown compares a destination with what was there before. One that is gone
+// is not created anew: its disk may just not be mounted.
+func checkKnown(d *Destination, known Known, note func(string, ...any)) error {
+	id, ok, err := known.Lookup(d.Location)
+	if err != nil {
+		note("%v", err)
+	}
+	switch {
+	case !ok:
+	case d.Repo == nil:
+		return &Failure{ExitRefused, fmt.Errorf("%s: the repository %s that was here is gone", d.Location, id.Short()),
+			"is its disk mounted? To begin a new one, run 'backup-handler init --backup-dirs " + d.Location + "'"}
+	case d.Repo.ID() != id:
+		note("%s: ANOTHER REPOSITORY than before is here (%s, was %s): if nobody has replaced it on purpose, find out who did", d.Location, d.Repo.ID().Short(), id.Short())
+	}
+	return nil
 }
 
 func noteDamage(d *Destination, note func(string, ...any)) {

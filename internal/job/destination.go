@@ -93,6 +93,13 @@ func Place(location string) (string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == name && e.IsDir() })
+	}
+	if has("packs") && has("keys") {
+		return "", &Failure{ExitRefused, fmt.Errorf("%s holds the remains of a repository whose file 'config' is lost", location),
+			"bring config back from a copy; nothing was changed"}
+	}
 	if slices.ContainsFunc(entries, foreign) {
 		return filepath.Join(location, SubDir), nil
 	}
