@@ -132,6 +132,8 @@ type run struct {
 	linkMu sync.Mutex
 	links  map[tree.LinkKey]*link
 
+	damaged atomic.Bool // a record of the parent could not be read
+
 	problemMu sync.Mutex
 	pages     sync.Pool // *tree.PageWriter
 

@@ -920,6 +920,25 @@ func TestRunDamagedRecord(t *testing.T) {
 	}
 }
 
+// A record that is damaged, and would be stored again byte for byte, is: the
+// snapshot must not rely on what cannot be read.
+func TestRunDamagedRecordUnchanged(t *testing.T) {
+	s, m := sample(t), newStore(t)
+	first := s.mustRun(m, options(s.roots("/src")))
+	name := packOf(t, m, first.Root[0].Hash)
+	bytes := storagetest.Objects(t, m)[name]
+	for i := range bytes[:len(bytes)/2] {
+		bytes[i] ^= 0x40
+	}
+	remove(t, m, name)
+	storagetest.Put(t, m, name, bytes)
+	o := options(s.roots("/src"))
+	o.Parent = first
+	snap := s.mustRun(m, o)
+	wantProblems(t, snap)
+	wantSame(t, mustRead(t, m, snap), s.want("/src"))
+}
+
 func TestRunIndirect(t *testing.T) {
 	s, m := newSource(t), newStore(t)
 	f := s.file("/src/big", random(1, 4_000_000))

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
@@ -40,6 +41,9 @@ func (s *run) writeRecord(d *dir) error {
 	d.node.Content = nil
 	pw.Page = func(page []byte) error {
 		hash, err := s.w.AddMetadata(page)
+		if err == nil && s.damaged.Load() {
+			err = s.checkPage(hash, page)
+		}
 		d.node.Content = append(d.node.Content, tree.Chunk{Hash: hash, Size: uint32(len(page))})
 		return err
 	}
@@ -58,6 +62,18 @@ func (s *run) writeRecord(d *dir) error {
 	}
 	d.nodes = nil
 	return pw.Flush()
+}
+
+// checkPage reads a page back where the previous snapshot is known to be damaged: one
+// that counts as stored may be, too. A second AddMetadata then stores it anew,
+// for the repository no longer trusts what it could not read.
+func (s *run) checkPage(hash tree.Hash, page []byte) error {
+	_, err := s.r.Load(s.ctx, hash, uint32(len(page)), nil)
+	if errors.Is(err, repo.ErrCorrupt) {
+		_, err = s.w.AddMetadata(page)
+		return err
+	}
+	return s.ctx.Err() // not there yet: on its way
 }
 
 // walkPlanned walks a directory above the sources.
@@ -261,6 +277,9 @@ func (s *run) previous(prev *tree.Node) (prevDir, error) {
 	})
 	if err != nil && s.ctx.Err() != nil {
 		return p, s.ctx.Err()
+	}
+	if err != nil {
+		s.damaged.Store(true)
 	}
 	return p, nil
 }

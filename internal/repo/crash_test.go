@@ -117,7 +117,7 @@ func wantContinued(t *testing.T, left *storage.Memory, s source, runErr error, o
 	stored(t, left) // none twice
 	ids = append(ids, again)
 	wantReadable(t, left, ids...)
-	r, report = openIn(t, left, "")
+	_, report = openIn(t, left, "")
 	if report.Adopted != 0 {
 		t.Errorf("%d packs are still without index", report.Adopted)
 	}

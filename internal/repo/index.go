@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -64,7 +65,8 @@ func (r *IndexReport) OK() bool {
 type index struct {
 	repo  *Repository
 	segs  atomic.Pointer[[]*segment]
-	cache *cacheDir // nil: none
+	bad   atomic.Pointer[map[place]struct{}] // blocks that could not be read; nil: none
+	cache *cacheDir                          // nil: none
 
 	mu    sync.Mutex // guards what follows, and serialises changes of segs
 	packs map[ID]*packInfo
@@ -80,11 +82,23 @@ type index struct {
 
 // find looks a chunk up.
 func (x *index) find(id *ID, rely bool, loc *Location) bool {
+	var bad map[place]struct{}
+	if p := x.bad.Load(); p != nil {
+		bad = *p
+	}
+	found := x.findBut(id, rely, bad, loc)
+	if !found && !rely && bad != nil {
+		found = x.findBut(id, rely, nil, loc) // better damaged than missing: the reader says which
+	}
+	return found
+}
+
+func (x *index) findBut(id *ID, rely bool, bad map[place]struct{}, loc *Location) bool {
 	for {
 		segs := *x.segs.Load()
 		damaged := false
 		for _, s := range segs {
-			ok, err := s.find(id, rely, loc)
+			ok, err := s.find(id, rely, bad, loc)
 			if ok {
 				return true
 			}
@@ -99,6 +113,33 @@ func (x *index) find(id *ID, rely bool, loc *Location) bool {
 		}
 	}
 }
+
+// distrust takes a block that could not be read for bad: its chunks no longer count
+// as stored, so that this process stores them again, and another copy is read in
+// its place.
+func (x *index) distrust(b *Block) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	bad := make(map[place]struct{})
+	if p := x.bad.Load(); p != nil {
+		if len(*p) >= maxBad {
+			return
+		}
+		maps.Copy(bad, *p)
+	}
+	bad[place{b.Pack, b.Offset}] = struct{}{}
+	x.bad.Store(&bad)
+}
+
+// A place identifies a block.
+type place struct {
+	pack   ID
+	offset uint32
+}
+
+// maxBad bounds how many damaged blocks are remembered; copying the set for each
+// stays cheap.
+const maxBad = 10_000
 
 // heal replaces a segment whose cache file is damaged by what the repository
 // has. It cannot fail in a way that is silent: index objects that cannot be read

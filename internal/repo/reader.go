@@ -30,8 +30,16 @@ var sealedBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // ReadBlock returns a block's plaintext, in buf if it is large enough. A block
 // that is not what the index says is ErrCorrupt, one whose pack is gone
-// ErrMissing. Safe for concurrent use.
+// ErrMissing: its chunks then no longer count as stored. Safe for concurrent use.
 func (r *Repository) ReadBlock(ctx context.Context, b *Block, buf []byte) ([]byte, error) {
+	plain, err := r.readBlock(ctx, b, buf)
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
+		r.index.distrust(b)
+	}
+	return plain, err
+}
+
+func (r *Repository) readBlock(ctx context.Context, b *Block, buf []byte) ([]byte, error) {
 	rc, err := r.backend.Get(ctx, packName(b.Pack), int64(b.Offset), int64(b.Stored))
 	if err != nil {
 		return nil, r.blockError(b, err)
@@ -91,13 +99,29 @@ func CheckChunk(hash Hash, data []byte) error {
 // Load returns the plaintext of a chunk, checked; in buf if it is large enough.
 // Blocks read last are remembered. Safe for concurrent use.
 func (r *Repository) Load(ctx context.Context, hash Hash, size uint32, buf []byte) ([]byte, error) {
-	loc, ok := r.Locate(hash)
-	if !ok {
-		return nil, fmt.Errorf("chunk %x: %w", hash[:4], ErrMissing)
+	for attempt := 1; ; attempt++ {
+		loc, ok := r.Locate(hash)
+		if !ok {
+			return nil, fmt.Errorf("chunk %x: %w", hash[:4], ErrMissing)
+		}
+		if loc.Size != size {
+			return nil, fmt.Errorf("chunk %x: %w: %d bytes, not %d", hash[:4], ErrCorrupt, loc.Size, size)
+		}
+		out, err := r.loadFrom(ctx, &loc, hash, buf)
+		if attempt == maxCopies || !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrMissing) {
+			return out, err
+		}
+		r.index.distrust(&loc.Block)
+		if other, _ := r.Locate(hash); other == loc {
+			return nil, err // there is no other copy
+		}
 	}
-	if loc.Size != size {
-		return nil, fmt.Errorf("chunk %x: %w: %d bytes, not %d", hash[:4], ErrCorrupt, loc.Size, size)
-	}
+}
+
+// maxCopies bounds how many copies of a chunk Load tries.
+const maxCopies = 8
+
+func (r *Repository) loadFrom(ctx context.Context, loc *Location, hash Hash, buf []byte) ([]byte, error) {
 	plain, err := r.recent.get(ctx, r, &loc.Block)
 	if err != nil {
 		return nil, err

@@ -169,8 +169,8 @@ func (s *segment) search(id *ID) (int, error) {
 }
 
 // find looks for a chunk in a pack that is usable, and marks that pack as
-// relied upon where rely is set.
-func (s *segment) find(id *ID, rely bool, loc *Location) (bool, error) {
+// relied upon where rely is set. Blocks in bad are passed over.
+func (s *segment) find(id *ID, rely bool, bad map[place]struct{}, loc *Location) (bool, error) {
 	i, err := s.search(id)
 	if err != nil {
 		return false, err
@@ -193,6 +193,9 @@ func (s *segment) find(id *ID, rely bool, loc *Location) (bool, error) {
 		}
 		info := s.infos[number]
 		if !info.usable(rely) {
+			continue
+		}
+		if _, damaged := bad[place{info.id, binary.LittleEndian.Uint32(b[4:])}]; damaged {
 			continue
 		}
 		if rely {

@@ -330,9 +330,9 @@ func FuzzSegment(f *testing.F) {
 		for i := range uint64(4) {
 			id := numbered(i)
 			var loc Location
-			s.find(&id, true, &loc)
+			s.find(&id, true, nil, &loc)
 		}
-		s.find(&ID{}, false, nil)
+		s.find(&ID{}, false, nil, nil)
 		// What is merged can be opened.
 		var buf sizedBuffer
 		if mergeSegments(&buf, ID{7}, []*segment{s, s}) == nil {
