@@ -130,6 +130,9 @@ func (f *File) Commit() error {
 	if err := f.file.Sync(); err != nil {
 		return fmt.Errorf("flush %s: %w", f.base, err)
 	}
+	if f.written >= writebackBytes {
+		dropCache(f.file)
+	}
 	for {
 		err := f.publish()
 		if err == nil {

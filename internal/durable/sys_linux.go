@@ -58,6 +58,13 @@ func renameNoReplace(dir *os.Root, from, to string) error {
 	})
 }
 
+// dropCache lets the system use the memory of a file that is on disk for something
+// else: what a backup has written is not read again soon, and would push out
+// what the machine works with.
+func dropCache(f *os.File) {
+	unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+}
+
 // startWriteback asks the system to begin writing n bytes from offset off to the
 // disk. It is a hint: errors do not matter, and are not taken from the fsync to
 // come, as only the calls that wait consume them.

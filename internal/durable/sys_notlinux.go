@@ -17,3 +17,5 @@ func openUnnamed(*os.Root, fs.FileMode) (*os.File, error) {
 func linkUnnamed(*os.Root, *os.File, string) error { return errors.ErrUnsupported }
 
 func startWriteback(*os.File, int64, int64) {}
+
+func dropCache(*os.File) {}
