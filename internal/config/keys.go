@@ -128,7 +128,7 @@ func currentSections() []Section {
 				Doc: "How new key slots turn a passphrase into a key."},
 			{Name: "recipients", Type: List, Example: "/etc/backup-handler/team.pub",
 				Doc: "Public keys, or files that hold them, whose owners can open new repositories too."},
-			{Name: "identity_file", Type: Path, Example: "/root/recovery.key",
+			{Name: "identity_file", Type: Path, Example: "/media/key/recovery.key",
 				Doc: "Private key that opens the repositories as one of their recipients."},
 			{Name: "backend", Type: Enum, Default: "aes", Values: []string{"aes", "qsafe"}, Reserved: true,
 				Doc: "Cipher of the file-by-file backups of BackupHandler 2.5's successor."},

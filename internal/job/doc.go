@@ -3,6 +3,7 @@
 //
 // It knows configuration and every kind of source and destination, but no flags
 // and no terminal. access.go: keys. destination.go: repositories of a run.
-// backup.go: a backup. copy.go: snapshots from one destination to another.
+// known.go: which repository was where. backup.go: a backup. copy.go: snapshots from
+// one destination to another.
 // exit.go: exit codes.
 package job
