@@ -2,6 +2,7 @@
 # make test         everything the tests need, then all tests
 # make check        what CI runs: test, lint, race detector, fuzzing
 # make bench        compare with other tools; prints ratios      [BENCH="-rounds 2 -scale 0.1"]
+# make microbench   parts of the program, for benchstat           [PKG=./internal/repo BENCHES=Seal COUNT=10 BENCHTIME=1s OUT=new.txt]
 
 SHELL = /bin/sh
 GO = go
@@ -10,7 +11,7 @@ export CGO_ENABLED = 0
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
-.PHONY: build quickstart test check lint vet race fuzz vuln bench clean go
+.PHONY: build quickstart test check lint vet race fuzz vuln bench microbench clean go
 
 build: go
 	@mkdir -p bin
@@ -52,8 +53,21 @@ vuln: go
 	@sh scripts/vuln $(GOVULNCHECK)
 
 bench: build
-	@sh scripts/packages restic=restic zstd=zstd
+	@sh scripts/packages restic=restic borg=borgbackup zstd=zstd
 	$(GO) run ./bench $(BENCH)
+
+# Two files of the same machine, one of before a change and one of after it, are
+# compared by benchstat, which says what is noise:
+#   make microbench OUT=old.txt; (change); make microbench OUT=new.txt
+#   go run golang.org/x/perf/cmd/benchstat@latest old.txt new.txt
+PKG = ./internal/...
+BENCHES = .
+BENCHTIME = 0.5s
+COUNT = 6
+OUT = /dev/null
+microbench: go
+	@echo "compare two runs: go run golang.org/x/perf/cmd/benchstat@latest old.txt new.txt" >&2
+	$(GO) test -run '^$$' -bench '$(BENCHES)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 60m $(PKG) | tee $(OUT)
 
 clean:
 	rm -rf bin build

@@ -177,7 +177,7 @@ func smoke(t *testing.T, chosen []tool) (*results, string, error) {
 }
 
 func TestBench(t *testing.T) {
-	chosen := []tool{cp()}
+	chosen := []tool{cp(), find()}
 	if _, err := exec.LookPath("zstd"); err == nil {
 		chosen = append(chosen, tar())
 	}
@@ -187,12 +187,19 @@ func TestBench(t *testing.T) {
 	}
 	for _, tr := range res.Tools {
 		for _, s := range allSteps {
-			if n := len(tr.Samples[s]); n != 2 && !(tr.Name == "cp" && s == verify && n == 0) {
-				t.Errorf("%s, %s: %d samples, want 2", tr.Name, s, n)
+			want := 2
+			if tr.Name == "cp" && s == verify || tr.Name == "find" && s != unchanged {
+				want = 0
+			}
+			if n := len(tr.Samples[s]); n != want {
+				t.Errorf("%s, %s: %d samples, want %d", tr.Name, s, n, want)
+			}
+			if stored := tr.StoredBytes[s]; s.writesBackup() && !tr.Looks && (len(stored) != 2 || stored[1] == 0) {
+				t.Errorf("%s, %s: stored bytes %v", tr.Name, s, stored)
 			}
 		}
-		if len(tr.StoredBytes[first]) != 2 || tr.StoredBytes[changed][1] == 0 {
-			t.Errorf("%s: stored bytes %v", tr.Name, tr.StoredBytes)
+		if all, small := tr.StoredBytes[first], tr.StoredBytes[smallAlone]; !tr.Looks && (small[0] >= all[0]) {
+			t.Errorf("%s: %d bytes of small files, %d of all", tr.Name, small[0], all[0])
 		}
 	}
 	entries, err := os.ReadDir(work)

@@ -137,11 +137,9 @@ func sameBytes(want, got string) (bool, error) {
 	}
 }
 
-// warm reads every byte below root, so that it comes from memory next time, and
-// returns how many there are.
-func warm(root string) (int64, error) {
+// warm reads every byte below root, so that it comes from memory next time.
+func warm(root string) error {
 	buf := make([]byte, readBytes)
-	var total int64
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
@@ -152,8 +150,7 @@ func warm(root string) (int64, error) {
 		}
 		defer f.Close()
 		for {
-			n, err := f.Read(buf)
-			total += int64(n)
+			_, err := f.Read(buf)
 			if err == io.EOF {
 				return nil
 			}
@@ -163,7 +160,26 @@ func warm(root string) (int64, error) {
 		}
 	})
 	if err != nil {
-		return 0, fmt.Errorf("read %s: %w", root, err)
+		return fmt.Errorf("read %s: %w", root, err)
+	}
+	return nil
+}
+
+// treeBytes is the sum of the lengths of all files below root.
+func treeBytes(root string) (int64, error) {
+	var total int64
+	err := filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			total += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measure %s: %w", root, err)
 	}
 	return total, nil
 }

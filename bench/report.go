@@ -6,40 +6,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/SP1R4/BackupHandler/v3/bench/corpus"
 )
 
-// results is all that a run learned; results.json is its encoding.
-type results struct {
-	Time    time.Time      `json:"time"`
-	OS      string         `json:"os"`
-	Machine string         `json:"machine"` // processor, as the kernel names it
-	CPUs    int            `json:"cpus"`    // that the tools could use
-	Load    string         `json:"load"`    // average at the start; others' work makes numbers noisy
-	Scale   float64        `json:"scale"`
-	Seed    uint64         `json:"seed"`
-	Rounds  int            `json:"rounds"`
-	Corpus  corpus.Stats   `json:"corpus"`
-	Changes corpus.Changes `json:"changes"`
-	Tools   []*toolResult  `json:"tools"`
-	Rows    []row          `json:"rows"` // the table, filled by write
-}
-
-type toolResult struct {
-	Name    string            `json:"name"`
-	Label   string            `json:"label"`
-	Version string            `json:"version"`
-	Samples map[step][]sample `json:"samples"` // one per round
-	// StoredBytes is the size of the repository after the step.
-	StoredBytes map[step][]int64 `json:"stored_bytes"`
-}
-
-// A row of the table: one measure, its median for each tool that has it.
+// A row of the tables: one measure, its median for each tool that has it.
 type row struct {
 	Name    string             `json:"name"`
 	Unit    string             `json:"unit"` // "s" or "MiB"
@@ -47,96 +19,30 @@ type row struct {
 	Low     map[string]float64 `json:"low"`
 	High    map[string]float64 `json:"high"`
 	// Ratios are the subject's median divided by each other tool's.
-	Ratios  map[string]float64 `json:"ratios"`
-	Target  string             `json:"target,omitempty"`
-	Verdict string             `json:"verdict,omitempty"` // "pass", "miss"
-	chart   bool
+	Ratios map[string]float64 `json:"ratios"`
+	part   part
 }
 
-// A target is an upper bound that the project promised: of our ratio to restic,
-// or of our own value if absolute.
-type target struct {
-	row      string
-	limit    float64
-	absolute bool
-}
+// A part of the report is where a row stands.
+type part int
 
 const (
-	wallPrefix  = "time: "
-	cpuPrefix   = "CPU: "
-	peakPrefix  = "memory: "
-	sizeFirst   = "size: after the first backup"
-	sizeChanged = "size: after 1 % change"
-	peakOverall = "memory: peak of all steps"
+	detail  part = iota // in the last table only
+	front               // in the first tables
+	charted             // in the first tables and in the chart
 )
 
-var targets = [...]target{
-	{row: wallPrefix + string(first), limit: 0.6},
-	{row: wallPrefix + string(unchanged), limit: 0.35},
-	{row: wallPrefix + string(restoreAll), limit: 0.8},
-	{row: sizeFirst, limit: 1},
-	{row: sizeChanged, limit: 1},
-	{row: peakOverall, limit: 150, absolute: true},
-}
+// Beginnings of the names of rows; a step follows.
+const (
+	wallPrefix   = "time: "
+	cpuPrefix    = "CPU: "
+	peakPrefix   = "memory: "
+	sizePrefix   = "size: "
+	growthPrefix = "growth: " // of the repository, by the step
+	peakOverall  = "memory: peak of all steps"
+)
 
 const mebibyte = 1 << 20
-
-func newResults(o options) *results {
-	r := &results{
-		Time: now(), OS: runtime.GOOS + "/" + runtime.GOARCH, Machine: processor(), Load: loadAverage(),
-		CPUs: runtime.NumCPU(), Scale: o.spec.Scale, Seed: o.spec.Seed, Rounds: o.rounds,
-	}
-	if o.cpus > 0 {
-		r.CPUs = min(r.CPUs, o.cpus)
-	}
-	for _, t := range o.tools {
-		r.Tools = append(r.Tools, &toolResult{
-			Name: t.name, Label: t.label, Samples: map[step][]sample{}, StoredBytes: map[step][]int64{},
-		})
-	}
-	return r
-}
-
-// processor is the model that Linux reports, or empty.
-func processor() string {
-	content, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return ""
-	}
-	for line := range strings.Lines(string(content)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return ""
-}
-
-// loadAverage is that of the last one, five and fifteen minutes on Linux, or
-// empty.
-func loadAverage() string {
-	content, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return ""
-	}
-	fields := strings.Fields(string(content))
-	return strings.Join(fields[:min(3, len(fields))], " ")
-}
-
-func (r *results) tool(name string) *toolResult {
-	i := slices.IndexFunc(r.Tools, func(t *toolResult) bool { return t.Name == name })
-	return r.Tools[i]
-}
-
-// lastSamples is the newest wall time of each tool, for the progress log.
-func (r *results) lastSamples(s step) string {
-	var b strings.Builder
-	for _, t := range r.Tools {
-		if n := len(t.Samples[s]); n > 0 {
-			fmt.Fprintf(&b, "  %s %.2f s", t.Name, t.Samples[s][n-1].WallSeconds)
-		}
-	}
-	return b.String()
-}
 
 // median of values, the mean of the two middle ones if their number is even.
 // ok is false if there are none.
@@ -152,13 +58,14 @@ func median(values []float64) (m float64, ok bool) {
 	return (sorted[middle-1] + sorted[middle]) / 2, true
 }
 
-// table turns samples into rows: medians, ratios to the first tool, verdicts.
+// table turns samples into rows: medians, and ratios of the first tool's to the
+// others'.
 func (r *results) table() []row {
 	var rows []row
-	add := func(name, unit string, chart bool, values func(*toolResult) []float64) {
+	add := func(name, unit string, at part, values func(*toolResult) []float64) {
 		w := row{
-			Name: name, Unit: unit, chart: chart,
-			Medians: map[string]float64{}, Low: map[string]float64{}, High: map[string]float64{},
+			Name: name, Unit: unit, part: at,
+			Medians: map[string]float64{}, Low: map[string]float64{}, High: map[string]float64{}, Ratios: map[string]float64{},
 		}
 		for _, t := range r.Tools {
 			v := values(t)
@@ -166,44 +73,80 @@ func (r *results) table() []row {
 				w.Medians[t.Name], w.Low[t.Name], w.High[t.Name] = m, slices.Min(v), slices.Max(v)
 			}
 		}
-		r.judge(&w)
+		if own, ok := w.Medians[r.Tools[0].Name]; ok {
+			for _, t := range r.Tools[1:] {
+				if other := w.Medians[t.Name]; other > 0 {
+					w.Ratios[t.Name] = own / other
+				}
+			}
+		}
 		rows = append(rows, w)
 	}
-	perStep := func(s step, value func(sample) float64) func(*toolResult) []float64 {
-		return func(t *toolResult) []float64 {
-			var out []float64
-			for _, x := range t.Samples[s] {
-				out = append(out, value(x))
-			}
-			return out
+	for _, s := range allSteps {
+		at := charted
+		if s == patched || s == smallAlone {
+			at = front // told by their growth and size
 		}
+		add(wallPrefix+string(s), "s", at, perSample(s, func(x sample) float64 { return x.WallSeconds }))
+	}
+	add(sizePrefix+string(first), "MiB", charted, sizes(first))
+	add(sizePrefix+string(changed), "MiB", front, sizes(changed))
+	add(sizePrefix+string(smallAlone), "MiB", charted, sizes(smallAlone))
+	add(growthPrefix+string(unchanged), "MiB", front, growth(first, unchanged))
+	add(growthPrefix+string(changed), "MiB", charted, growth(unchanged, changed))
+	add(growthPrefix+string(patched), "MiB", charted, growth(changed, patched))
+	add(peakOverall, "MiB", charted, overallPeaks)
+	for _, s := range allSteps {
+		add(cpuPrefix+string(s), "s", detail, perSample(s, func(x sample) float64 { return x.CPUSeconds }))
 	}
 	for _, s := range allSteps {
-		add(wallPrefix+string(s), "s", true, perStep(s, func(x sample) float64 { return x.WallSeconds }))
-	}
-	size := func(s step) func(*toolResult) []float64 {
-		return func(t *toolResult) []float64 {
-			var out []float64
-			for _, n := range t.StoredBytes[s] {
-				out = append(out, float64(n)/mebibyte)
-			}
-			return out
-		}
-	}
-	add(sizeFirst, "MiB", true, size(first))
-	add(sizeChanged, "MiB", true, size(changed))
-	add(peakOverall, "MiB", true, overallPeaks)
-	for _, s := range allSteps {
-		add(cpuPrefix+string(s), "s", false, perStep(s, func(x sample) float64 { return x.CPUSeconds }))
-	}
-	for _, s := range allSteps {
-		add(peakPrefix+string(s), "MiB", false, perStep(s, func(x sample) float64 { return float64(x.PeakBytes) / mebibyte }))
+		add(peakPrefix+string(s), "MiB", detail, perSample(s, func(x sample) float64 { return float64(x.PeakBytes) / mebibyte }))
 	}
 	return rows
 }
 
+// perSample takes one value from each round of a step.
+func perSample(s step, value func(sample) float64) func(*toolResult) []float64 {
+	return func(t *toolResult) []float64 {
+		var out []float64
+		for _, x := range t.Samples[s] {
+			out = append(out, value(x))
+		}
+		return out
+	}
+}
+
+// sizes are the repository's after a step.
+func sizes(s step) func(*toolResult) []float64 {
+	return func(t *toolResult) []float64 {
+		var out []float64
+		for _, n := range t.StoredBytes[s] {
+			out = append(out, float64(n)/mebibyte)
+		}
+		return out
+	}
+}
+
+// growth is what a step added to the repository. A tool that replaces its backup
+// has none.
+func growth(before, s step) func(*toolResult) []float64 {
+	return func(t *toolResult) []float64 {
+		if t.Replaces {
+			return nil
+		}
+		var out []float64
+		for round, n := range t.StoredBytes[s] {
+			out = append(out, float64(n-t.StoredBytes[before][round])/mebibyte)
+		}
+		return out
+	}
+}
+
 // overallPeaks is each round's largest peak over all steps.
 func overallPeaks(t *toolResult) []float64 {
+	if t.Looks { // its memory is no backup's
+		return nil
+	}
 	var out []float64
 	for _, samples := range t.Samples {
 		for round, x := range samples {
@@ -216,41 +159,6 @@ func overallPeaks(t *toolResult) []float64 {
 	return out
 }
 
-// judge fills in the ratios of the first tool to the others and, if that is
-// ours, the verdict on the promised bound.
-func (r *results) judge(w *row) {
-	subject := r.Tools[0].Name
-	own, measured := w.Medians[subject]
-	if !measured {
-		return
-	}
-	w.Ratios = map[string]float64{}
-	for _, t := range r.Tools[1:] {
-		if other := w.Medians[t.Name]; other > 0 {
-			w.Ratios[t.Name] = own / other
-		}
-	}
-	i := slices.IndexFunc(targets[:], func(t target) bool { return t.row == w.Name })
-	if i < 0 || subject != "ours" {
-		return
-	}
-	t := targets[i]
-	value, known := w.Ratios["restic"]
-	w.Target = fmt.Sprintf("≤ %.2f × restic", t.limit)
-	if t.absolute {
-		value, known = own, own > 0
-		w.Target = fmt.Sprintf("≤ %.0f %s", t.limit, w.Unit)
-	}
-	switch {
-	case !known:
-		w.Target = ""
-	case value <= t.limit:
-		w.Verdict = "pass"
-	default:
-		w.Verdict = "miss"
-	}
-}
-
 // markdown is the report for people.
 func (r *results) markdown() string {
 	var b strings.Builder
@@ -260,37 +168,81 @@ func (r *results) markdown() string {
 	fmt.Fprintf(&b, "Corpus (seed %d, scale %g): %d small files of %.0f MB in %d directories, %d large files of %.0f MB. ",
 		r.Seed, r.Scale, r.Corpus.SmallFiles, float64(r.Corpus.SmallBytes)/1e6, r.Corpus.Dirs, r.Corpus.LargeFiles, float64(r.Corpus.LargeBytes)/1e6)
 	c := r.Changes
-	fmt.Fprintf(&b, "Change: %d files edited, %d appended to, %d added, %d renamed, %d deleted; 10 bytes inserted at the head of one large file, %d pages of another overwritten.\n\n",
-		c.Edited, c.Appended, c.Added, c.Renamed, c.Deleted, c.PatchedPages)
+	fmt.Fprintf(&b, "Change: %d files edited, %d appended to, %d added, %d renamed, %d deleted; 10 bytes inserted at the head of one large file. Then %d scattered 4 KiB pages of another are overwritten.\n\n",
+		c.Edited, c.Appended, c.Added, c.Renamed, c.Deleted, r.PatchedPages)
+	for _, t := range r.Tools {
+		fmt.Fprintf(&b, "* %s: %s\n", t.Label, t.Version)
+	}
 
+	rows := r.table()
+	if verdicts := r.judge(rows); len(verdicts) > 0 {
+		r.writeTargets(&b, verdicts)
+	}
+	inFront := func(w row) bool { return w.part != detail }
+	b.WriteString("\n## Medians\n\n")
+	r.writeValues(&b, rows, inFront)
+	b.WriteString("\n– : the tool has no such step. tar and cp know no increments: each of their runs is a complete new copy that replaces the one before. find only looks at the source.\n")
+	if len(r.Tools) > 1 {
+		fmt.Fprintf(&b, "\n## Ratios: %s divided by each other tool\n\n", r.Tools[0].Label)
+		r.writeRatios(&b, rows)
+	}
+	b.WriteString("\n## Processor time and memory of each step\n\n")
+	r.writeValues(&b, rows, func(w row) bool { return !inFront(w) })
+	return b.String()
+}
+
+func (r *results) writeTargets(b *strings.Builder, verdicts []verdict) {
+	b.WriteString("\n## Targets\n\n")
+	if r.Scale != targetScale || r.Rounds < targetRounds {
+		fmt.Fprintf(b, "Verdicts count from %d rounds at scale %d; these are of %d at scale %g.\n\n", targetRounds, targetScale, r.Rounds, r.Scale)
+	}
+	line(b, []string{"measure", "target", "value", "verdict"})
+	b.WriteString("|---|---|---:|---|\n")
+	for _, v := range verdicts {
+		said := v.Verdict
+		switch said {
+		case "":
+			said = "not measured"
+		case "miss":
+			said = "**miss**"
+		}
+		line(b, []string{v.Row, v.Bound, v.value(), said})
+	}
+}
+
+func (r *results) writeValues(b *strings.Builder, rows []row, wanted func(row) bool) {
 	header := []string{"measure"}
 	for _, t := range r.Tools {
 		header = append(header, t.Label)
 	}
-	for _, t := range r.Tools[1:] {
-		header = append(header, r.Tools[0].Name+" / "+t.Name)
-	}
-	line(&b, append(header, "target", "verdict"))
-	fmt.Fprintf(&b, "|---|%s---|---|\n", strings.Repeat("---:|", len(header)-1))
-	for _, w := range r.table() {
+	line(b, header)
+	fmt.Fprintf(b, "|---|%s\n", strings.Repeat("---:|", len(r.Tools)))
+	for _, w := range rows {
+		if !wanted(w) {
+			continue
+		}
 		cells := []string{w.Name}
 		for _, t := range r.Tools {
 			cells = append(cells, w.cell(t.Name))
 		}
+		line(b, cells)
+	}
+}
+
+func (r *results) writeRatios(b *strings.Builder, rows []row) {
+	header := []string{"measure"}
+	for _, t := range r.Tools[1:] {
+		header = append(header, "/ "+t.Label)
+	}
+	line(b, header)
+	fmt.Fprintf(b, "|---|%s\n", strings.Repeat("---:|", len(r.Tools)-1))
+	for _, w := range rows {
+		cells := []string{w.Name}
 		for _, t := range r.Tools[1:] {
-			if ratio, ok := w.Ratios[t.Name]; ok {
-				cells = append(cells, fmt.Sprintf("%.2f", ratio))
-			} else {
-				cells = append(cells, "–")
-			}
+			cells = append(cells, w.ratio(t.Name))
 		}
-		line(&b, append(cells, w.Target, w.Verdict))
+		line(b, cells)
 	}
-	b.WriteString("\n– : the tool has no such step. tar and cp know no increments: each of their runs is a complete new copy that replaces the one before.\n\n")
-	for _, t := range r.Tools {
-		fmt.Fprintf(&b, "* %s: %s\n", t.Label, t.Version)
-	}
-	return b.String()
 }
 
 func line(b *strings.Builder, cells []string) { fmt.Fprintf(b, "| %s |\n", strings.Join(cells, " | ")) }
@@ -307,6 +259,19 @@ func (w row) cell(tool string) string {
 	return text
 }
 
+// ratio has three digits behind the point for sizes, which do not vary much.
+func (w row) ratio(tool string) string {
+	x, ok := w.Ratios[tool]
+	switch {
+	case !ok:
+		return "–"
+	case strings.HasPrefix(w.Name, sizePrefix):
+		return fmt.Sprintf("%.3f", x)
+	default:
+		return fmt.Sprintf("%.2f", x)
+	}
+}
+
 // number has about three digits.
 func number(x float64) string {
 	switch {
@@ -314,8 +279,10 @@ func number(x float64) string {
 		return fmt.Sprintf("%.0f", x)
 	case x >= 10:
 		return fmt.Sprintf("%.1f", x)
-	default:
+	case x >= 0.1 || x == 0:
 		return fmt.Sprintf("%.2f", x)
+	default:
+		return fmt.Sprintf("%.3f", x)
 	}
 }
 
@@ -323,6 +290,7 @@ func number(x float64) string {
 // of them on out as well.
 func (r *results) write(dir string, out io.Writer) error {
 	r.Rows = r.table()
+	r.Targets = r.judge(r.Rows)
 	encoded, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write results: %w", err)

@@ -58,7 +58,7 @@ func twoTools(t *testing.T, seconds ...float64) *results {
 	return r
 }
 
-func find(t *testing.T, rows []row, name string) row {
+func rowNamed(t *testing.T, rows []row, name string) row {
 	t.Helper()
 	for _, w := range rows {
 		if w.Name == name {
@@ -71,7 +71,7 @@ func find(t *testing.T, rows []row, name string) row {
 
 func TestTable(t *testing.T) {
 	rows := twoTools(t, 7, 5, 900).table()
-	w := find(t, rows, wallPrefix+string(first))
+	w := rowNamed(t, rows, wallPrefix+string(first))
 	if w.Medians["ours"] != 7 || w.Low["ours"] != 5 || w.High["ours"] != 900 {
 		t.Errorf("first backup is %v, want the median 7 of 5 to 900", w)
 	}
@@ -81,36 +81,95 @@ func TestTable(t *testing.T) {
 	if _, ok := w.Ratios["cp"]; ok {
 		t.Error("a tool without samples has a ratio")
 	}
-	if w.Verdict != "miss" {
-		t.Errorf("0.7 of restic is a %q, want a miss of 0.6", w.Verdict)
+	if w := rowNamed(t, rows, sizePrefix+string(first)); w.Ratios["restic"] != 1.25 {
+		t.Errorf("size is %v, want 1.25 of restic's", w)
 	}
-	if w := find(t, rows, sizeFirst); w.Ratios["restic"] != 1.25 || w.Verdict != "miss" {
-		t.Errorf("size is %v, want a miss at 1.25", w)
+	if w := rowNamed(t, rows, peakOverall); w.Medians["ours"] != 120 {
+		t.Errorf("peak is %v, want the 120 MiB of verify", w)
 	}
-	if w := find(t, rows, peakOverall); w.Medians["ours"] != 120 || w.Verdict != "pass" {
-		t.Errorf("peak is %v, want 120 MiB of verify, a pass", w)
-	}
-	if w := find(t, rows, wallPrefix+string(unchanged)); w.Verdict != "" || w.Target != "" {
-		t.Errorf("a step that did not run has the verdict %q", w.Verdict)
+	if w := rowNamed(t, rows, wallPrefix+string(unchanged)); len(w.Medians) != 0 || len(w.Ratios) != 0 {
+		t.Errorf("a step that did not run has the row %v", w)
 	}
 }
 
+// Growth is against the step before, and only of tools that keep what they had.
+func TestGrowth(t *testing.T) {
+	r := twoTools(t, 7, 8)
+	for _, name := range []string{"ours", "cp"} {
+		of := r.tool(name)
+		of.StoredBytes[unchanged] = []int64{10 << 20, 20 << 20}
+		of.StoredBytes[changed] = []int64{13 << 20, 21 << 20}
+	}
+	w := rowNamed(t, r.table(), growthPrefix+string(changed))
+	if w.Medians["ours"] != 2 || w.Low["ours"] != 1 || w.High["ours"] != 3 {
+		t.Errorf("growth is %v, want 2 MiB of 1 to 3", w)
+	}
+	if _, ok := w.Medians["cp"]; ok {
+		t.Error("cp, which replaces its copies, has a growth")
+	}
+}
+
+// verdictOn is that on the first tool's first backup, of which the other took
+// ten seconds.
+func verdictOn(t *testing.T, seconds float64, want target) verdict {
+	t.Helper()
+	r := twoTools(t, seconds)
+	verdicts := r.judge(r.table())
+	if len(verdicts) != len(targets) {
+		t.Fatalf("%d verdicts on %d targets", len(verdicts), len(targets))
+	}
+	for i, target := range targets {
+		if target == want {
+			return verdicts[i]
+		}
+	}
+	t.Fatalf("%v is no target", want)
+	return verdict{}
+}
+
 func TestVerdictAtTheBound(t *testing.T) {
+	resticHalf := target{row: wallPrefix + string(first), peer: "restic", limit: 0.5}
 	for _, tc := range []struct {
 		seconds float64
 		want    string
-	}{{5.99, "pass"}, {6, "pass"}, {6.01, "miss"}} {
-		w := find(t, twoTools(t, tc.seconds).table(), wallPrefix+string(first))
-		if w.Verdict != tc.want {
-			t.Errorf("%v s of 10 s: %q, want %q", tc.seconds, w.Verdict, tc.want)
+	}{{4.99, "pass"}, {5, "pass"}, {5.01, "miss"}} {
+		if v := verdictOn(t, tc.seconds, resticHalf); v.Verdict != tc.want {
+			t.Errorf("%v s of 10 s: %+v, want %q", tc.seconds, v, tc.want)
+		}
+	}
+	r := twoTools(t, 1)
+	for seconds, want := range map[float64]string{0.29: "pass", 0.3: "miss"} { // below, not at
+		r.tool("ours").Samples[restoreFile] = []sample{{WallSeconds: seconds}}
+		for _, v := range r.judge(r.table()) {
+			if v.Row == wallPrefix+string(restoreFile) && v.Verdict != want {
+				t.Errorf("%v s: %+v, want %q", seconds, v, want)
+			}
 		}
 	}
 }
 
-func TestEveryTargetHasItsRow(t *testing.T) {
+// What was not measured is neither kept nor missed, and is not left out.
+func TestVerdictWithoutPeer(t *testing.T) {
+	v := verdictOn(t, 1, target{row: wallPrefix + string(first), peer: "tar", limit: 1.15})
+	if v.Verdict != "" || v.Value != nil {
+		t.Errorf("a peer that did not run gave %+v", v)
+	}
+	r := twoTools(t, 1)
+	r.Tools = r.Tools[1:]
+	if got := r.judge(r.table()); got != nil {
+		t.Errorf("targets of ours are applied to restic: %+v", got)
+	}
+}
+
+func TestTargetsAreSound(t *testing.T) {
 	rows := twoTools(t, 1).table()
 	for _, target := range targets {
-		find(t, rows, target.row)
+		rowNamed(t, rows, target.row)
+		if target.peer != "" {
+			if _, err := toolsNamed(target.peer); err != nil {
+				t.Errorf("%s: %v", target.row, err)
+			}
+		}
 	}
 }
 
@@ -130,6 +189,7 @@ func TestWrite(t *testing.T) {
 	columns := 0
 	for line := range strings.Lines(string(md)) {
 		if !strings.HasPrefix(line, "|") {
+			columns = 0
 			continue
 		}
 		if n := strings.Count(line, "|"); columns == 0 {
@@ -138,8 +198,17 @@ func TestWrite(t *testing.T) {
 			t.Errorf("%d column borders, want %d: %s", n, columns, line)
 		}
 	}
-	if want := "| time: first backup | 7.50 s (7.00–8.00) | 10.0 s | – | 0.75 | – | ≤ 0.60 × restic | miss |"; !strings.Contains(string(md), want) {
-		t.Errorf("the table lacks the line\n%s\nin\n%s", want, md)
+	for _, want := range []string{
+		"\n| time: first backup | ≤ 0.5 × restic | 0.750 | **miss** |\n",
+		"\n| time: first backup | ≤ 1.15 × tar | – | not measured |\n",
+		"\n| memory: peak of all steps | ≤ 100 MiB | 120 MiB | **miss** |\n",
+		"\n| time: first backup | 7.50 s (7.00–8.00) | 10.0 s | – |\n",
+		"\n| time: first backup | 0.75 | – |\n",
+		"\n| size: first backup | 1.250 | – |\n",
+	} {
+		if !strings.Contains(string(md), want) {
+			t.Errorf("the report lacks the line %s in\n%s", want, md)
+		}
 	}
 
 	encoded, err := os.ReadFile(filepath.Join(dir, "results.json"))
@@ -150,7 +219,7 @@ func TestWrite(t *testing.T) {
 	if err := json.Unmarshal(encoded, &back); err != nil {
 		t.Fatal(err)
 	}
-	if got := back.tool("ours").Samples[first]; len(got) != 2 || got[1].WallSeconds != 8 || len(back.Rows) == 0 {
+	if got := back.tool("ours").Samples[first]; len(got) != 2 || got[1].WallSeconds != 8 || len(back.Rows) == 0 || len(back.Targets) != len(targets) {
 		t.Errorf("results.json lost samples: %+v", got)
 	}
 
@@ -172,8 +241,8 @@ func TestWrite(t *testing.T) {
 			bars++
 		}
 	}
-	// Background; first: two tools; verify: ours; size: two; peak: two.
-	if bars != 1+2+1+2+2 {
-		t.Errorf("%d rectangles, want 8", bars)
+	const want = 1 + 2 + 1 + 2 + 2 // page; first: two tools; verify: ours; size: two; peak: two
+	if bars != want {
+		t.Errorf("%d rectangles, want %d", bars, want)
 	}
 }

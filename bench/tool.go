@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 )
@@ -13,14 +14,18 @@ const (
 	first       step = "first backup"
 	unchanged   step = "unchanged run"
 	changed     step = "after 1 % change"
+	patched     step = "after patched pages"
 	verify      step = "verify all data"
 	restoreAll  step = "restore everything"
 	restoreFile step = "restore one file"
+	smallAlone  step = "small files alone" // a first backup of nothing else
 )
 
-var allSteps = [...]step{first, unchanged, changed, verify, restoreAll, restoreFile}
+var allSteps = [...]step{first, unchanged, changed, patched, verify, restoreAll, restoreFile, smallAlone}
 
-func (s step) writesBackup() bool { return s == first || s == unchanged || s == changed }
+func (s step) writesBackup() bool {
+	return s == first || s == unchanged || s == changed || s == patched || s == smallAlone
+}
 
 func (s step) writesTree() bool { return s == restoreAll || s == restoreFile }
 
@@ -51,6 +56,8 @@ type tool struct {
 	// replaces says that the tool has no increments: every run is a complete
 	// new copy, and the harness removes the one before.
 	replaces bool
+	// looks says that the tool stores nothing: it is a floor for a step.
+	looks bool
 	// steps may lack one, which the report then shows as a dash.
 	steps map[step]func(places) command
 	// restored is where the restored source directory lies.
@@ -59,7 +66,7 @@ type tool struct {
 
 const passphrase = "benchmark passphrase" // of throw-away repositories
 
-func tools() []tool { return []tool{ours(), restic(), tar(), cp(), borg()} }
+func tools() []tool { return []tool{ours(), restic(), borg(), tar(), cp(), find()} }
 
 func toolsNamed(names string) ([]tool, error) {
 	var chosen []tool
@@ -94,7 +101,7 @@ func ours() tool {
 			}
 		},
 		steps: map[step]func(places) command{
-			first: backup, unchanged: backup, changed: backup,
+			first: backup, unchanged: backup, changed: backup, patched: backup, smallAlone: backup,
 			verify: func(p places) command { return run(p.bin, "verify", "--read-data", "--backup-dirs", p.store) },
 			restoreAll: func(p places) command {
 				return run(p.bin, "restore", "latest", "--backup-dirs", p.store, "--to", p.restore)
@@ -122,7 +129,7 @@ func restic() tool {
 		// Version 2 is the format with compression.
 		prepare: func(p places) []command { return []command{call(p, "init", "--repository-version", "2")} },
 		steps: map[step]func(places) command{
-			first: backup, unchanged: backup, changed: backup,
+			first: backup, unchanged: backup, changed: backup, patched: backup, smallAlone: backup,
 			verify:     func(p places) command { return call(p, "check", "--read-data") },
 			restoreAll: func(p places) command { return call(p, "restore", "latest", "--target", p.restore) },
 			restoreFile: func(p places) command {
@@ -155,7 +162,7 @@ func tar() tool {
 		version:  func(places) command { return run("zstd", "--version") },
 		replaces: true,
 		steps: map[step]func(places) command{
-			first: backup, unchanged: backup, changed: backup,
+			first: backup, unchanged: backup, changed: backup, patched: backup, smallAlone: backup,
 			verify:     func(p places) command { return run("zstd", "-q", "-t", archive(p)) },
 			restoreAll: func(p places) command { return extract(p) },
 			restoreFile: func(p places) command {
@@ -181,7 +188,7 @@ func cp() tool {
 		version:  func(places) command { return run("cp", "--version") },
 		replaces: true,
 		steps: map[step]func(places) command{
-			first: backup, unchanged: backup, changed: backup,
+			first: backup, unchanged: backup, changed: backup, patched: backup, smallAlone: backup,
 			restoreAll: func(p places) command { return run("cp", "-a", stored(p), restored(p)) },
 			restoreFile: func(p places) command {
 				name, err := filepath.Rel(p.source, p.file)
@@ -214,14 +221,31 @@ func borg() tool {
 		},
 		steps: map[step]func(places) command{
 			first: backup("first"), unchanged: backup("unchanged"), changed: backup("changed"),
+			patched: backup("patched"), smallAlone: backup("small"),
 			verify: func(p places) command { return run("borg", "check", "--verify-data", p.store) },
 			restoreAll: func(p places) command {
-				return run("borg", "extract", p.store+"::changed").in(p.restore)
+				return run("borg", "extract", p.store+"::patched").in(p.restore)
 			},
 			restoreFile: func(p places) command {
-				return run("borg", "extract", p.store+"::changed", strings.TrimPrefix(p.file, "/")).in(p.restore)
+				return run("borg", "extract", p.store+"::patched", strings.TrimPrefix(p.file, "/")).in(p.restore)
 			},
 		},
 		restored: func(p places) string { return p.under(p.source) },
+	}
+}
+
+// find is the floor of an unchanged run: it asks the file system what every tool
+// has to ask, and does nothing with the answer.
+func find() tool {
+	return tool{
+		name:    "find",
+		label:   "find -printf",
+		version: func(places) command { return run("find", "--version") },
+		looks:   true,
+		steps: map[step]func(places) command{
+			unchanged: func(p places) command {
+				return run("find", p.source, "-printf", `%s %T@ %C@ %i\n`).to(os.DevNull)
+			},
+		},
 	}
 }

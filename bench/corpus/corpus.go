@@ -1,5 +1,5 @@
-// Package corpus writes the tree of files that the benchmark backs up, and
-// ages it by one day's worth of changes.
+// Package corpus writes the tree of files that the benchmark backs up, ages it
+// by one day's worth of changes, and patches its disk image.
 //
 // The tree is made, not collected: no network, no licence, and the same bytes
 // from the same [Spec] on every machine. It has to behave like real data where
@@ -15,7 +15,7 @@
 //
 // Files: corpus.go (what the tree looks like, writing it), text.go (source
 // code and prose), large.go (logs, tables, dumps, images), mutate.go (a day of
-// changes).
+// changes, and patched pages).
 package corpus
 
 import (
@@ -101,6 +101,7 @@ const (
 	streamModel = iota + 1
 	streamPlan
 	streamMutate
+	streamPatch
 	streamLarge = 1 << 20
 	streamDirs  = 1 << 30
 	streamFiles = 1 << 40

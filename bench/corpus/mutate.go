@@ -21,25 +21,23 @@ const (
 	renamePercent = 15 // the rest is deleted
 
 	headInsert    = "0123456789" // shifts every following byte of the dump
-	patchedPages  = 400          // of the image, at scale 1
+	patchedPages  = 400          // writes to the image, at scale 1
 	maxAddedBytes = 64 << 10
 )
 
 // Changes counts what Mutate did.
 type Changes struct {
-	Edited       int `json:"edited"`
-	Appended     int `json:"appended"`
-	Added        int `json:"added"`
-	Renamed      int `json:"renamed"`
-	Deleted      int `json:"deleted"`
-	PatchedPages int `json:"patched_pages"`
+	Edited   int `json:"edited"`
+	Appended int `json:"appended"`
+	Added    int `json:"added"`
+	Renamed  int `json:"renamed"`
+	Deleted  int `json:"deleted"`
 }
 
 // Mutate ages a fresh corpus by one day: 1 % of its small files are edited,
-// appended to, added, renamed or deleted, ten bytes are inserted at the head of
-// one large file, and scattered 4 KiB pages of another are overwritten in
-// place. Content is decided by the spec alone; modification times are those of
-// the change. Applied twice, it changes the tree twice.
+// appended to, added, renamed or deleted, and ten bytes are inserted at the head
+// of one large file. Content is decided by the spec alone; modification times
+// are those of the change. Applied twice, it changes the tree twice.
 func Mutate(root string, spec Spec) (Changes, error) {
 	if err := spec.check(); err != nil {
 		return Changes{}, err
@@ -48,10 +46,8 @@ func Mutate(root string, spec Spec) (Changes, error) {
 	if err != nil {
 		return Changes{}, fmt.Errorf("change corpus: %w", err)
 	}
-	r := spec.rng(streamMutate)
-	r.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
-	m := newModel(spec)
-	w := &textWriter{m: m, r: r, v: m.voice(spec, &planDir{path: "changes", index: 1 << 21})}
+	w := spec.changeWriter(streamMutate)
+	w.r.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
 
 	var done Changes
 	for i, path := range paths[:min(len(paths), max(10, int(float64(len(paths))*changedShare)))] {
@@ -63,11 +59,29 @@ func Mutate(root string, spec Spec) (Changes, error) {
 	if err := insertHead(filepath.Join(root, filepath.FromSlash(dumpFile)), headInsert); err != nil {
 		return done, fmt.Errorf("change corpus: %w", err)
 	}
-	done.PatchedPages = spec.scaled(patchedPages, 3)
-	if err := patchPages(filepath.Join(root, filepath.FromSlash(imageFile)), w, done.PatchedPages); err != nil {
-		return done, fmt.Errorf("change corpus: %w", err)
-	}
 	return done, nil
+}
+
+// PatchPages overwrites scattered 4 KiB pages of the disk image in place, as
+// databases and virtual machines do, and returns how often it did. Every page
+// costs a tool a whole chunk, whatever its change detection: this is kept apart
+// from Mutate, whose cost it would hide.
+func PatchPages(root string, spec Spec) (pages int, err error) {
+	if err := spec.check(); err != nil {
+		return 0, err
+	}
+	pages = spec.scaled(patchedPages, 3)
+	w := spec.changeWriter(streamPatch)
+	if err := patchPages(filepath.Join(root, filepath.FromSlash(imageFile)), w, pages); err != nil {
+		return 0, fmt.Errorf("patch corpus: %w", err)
+	}
+	return pages, nil
+}
+
+// changeWriter writes what changes bring, in a voice of their own.
+func (s Spec) changeWriter(stream uint64) *textWriter {
+	m := newModel(s)
+	return &textWriter{m: m, r: s.rng(stream), v: m.voice(s, &planDir{path: "changes", index: 1 << 21})}
 }
 
 func regularFiles(root string) ([]string, error) {
