@@ -15,7 +15,7 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 // groups are the layers of the program: a package imports only from earlier
 // groups. Packages that do not exist yet have their place already.
 var groups = [][]string{
-	{"durable", "chunk", "seal", "config", "exclude", "tailscale", "service"},
+	{"durable", "chunk", "seal", "config", "exclude", "limit", "tailscale", "service"},
 	{"storage"},
 	{"repo"},
 	{"tree"},
@@ -38,6 +38,7 @@ var only = map[string]string{
 	"github.com/vbauerster/mpb/v8":  "",
 	"github.com/jedib0t/go-pretty":  "",
 	"github.com/klauspost/compress": "repo",
+	"golang.org/x/time":             "storage",
 }
 
 func TestLayering(t *testing.T) {
