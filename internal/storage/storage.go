@@ -2,7 +2,8 @@
 //
 // It knows nothing of what the objects mean, of keys or of configuration. Every
 // implementation lives in a file of its own beside the interface it implements
-// (local.go, memory.go); [Open] (open.go) chooses one by the scheme of a URL. The
+// (local.go, memory.go); [Open] (open.go) chooses one by the scheme of a URL, and
+// [Limit] (limit.go) keeps any of them to a rate. The
 // conformance suite that each of them passes is in the package storagetest, and
 // so is the wrapper that makes operations fail.
 package storage
