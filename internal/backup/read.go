@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/limit"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -343,7 +344,7 @@ func (s *run) split(batch *repo.Batch, f io.Reader, whole hash.Hash) (chunks []t
 		if short {
 			return chunks, got, sourceError{readErr}
 		}
-		if err := s.ctx.Err(); err != nil {
+		if err := limit.Pace(s.ctx); err != nil {
 			return nil, got, err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/limit"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -195,7 +196,7 @@ func (s *run) walkEntries(d *dir, opened Dir, entries []Entry, prev *tree.Node) 
 	s.p.Dirs.Add(1)
 	d.nodes = make([]*tree.Node, len(entries))
 	for i, e := range entries {
-		if err := s.ctx.Err(); err != nil {
+		if err := limit.Pace(s.ctx); err != nil {
 			return err
 		}
 		done = i + 1

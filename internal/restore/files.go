@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/limit"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -234,8 +235,8 @@ func (s *session) compareContent(j *job, f *file, st *info, buf *[]byte) (same b
 		return false, nil // nothing to gain
 	}
 	err = eachChunk(s.ctx, s.r, n, func(i int, off int64, c tree.Chunk) error {
-		if s.stopped() {
-			return s.ctx.Err()
+		if err := limit.Pace(s.ctx); err != nil {
+			return err
 		}
 		ok := s.hasChunk(f, n, off, c, buf)
 		j.have = append(j.have, ok)
@@ -320,8 +321,8 @@ func (s *session) reuse(j *job, f *file, buf *[]byte) error {
 	}
 	defer s.unpin(j)
 	return eachChunk(s.ctx, s.r, j.node, func(i int, off int64, c tree.Chunk) error {
-		if s.stopped() {
-			return s.ctx.Err()
+		if err := limit.Pace(s.ctx); err != nil {
+			return err
 		}
 		if !j.have[i] {
 			return nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/limit"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
@@ -295,7 +296,7 @@ func (v *verifier) content(f *file, n *tree.Node, path string, buf *[]byte) {
 	}
 	var where int64
 	err = eachChunk(v.ctx, v.r, n, func(_ int, off int64, c tree.Chunk) error {
-		if err := v.ctx.Err(); err != nil {
+		if err := limit.Pace(v.ctx); err != nil {
 			return err
 		}
 		read += int64(c.Size)
