@@ -516,6 +516,31 @@ func TestDurationsAndSizes(t *testing.T) {
 	wantEqual(t, "unit", must[int64](t)(parseSize("3", "MiB")), 3<<20)
 }
 
+func TestProcessors(t *testing.T) {
+	for text, want := range map[string]float64{ // of 8
+		"0": 0, "0.0": 0, "0%": 0, "0.5": 0.5, ".5": 0.5, "2": 2, "2.": 2, "0.01": 0.01, "64": 64,
+		"50%": 4, "50 %": 4, "0.1%": 0.008, "12.5%": 1, "100%": 8, "100.0%": 8,
+	} {
+		wantEqual(t, text, must[Processors](t)(ParseProcessors(text)).Of(8), want)
+	}
+	for _, text := range []string{
+		"", "%", ".", ".%", "x", "-1", "+1", "-5%", "1e1", "0x1p3", "inf", "NaN", "1_0", "1,5", "50%%", "2 CPUs", " 2", "0.0099", "100.1%", "101%",
+	} {
+		if p, err := ParseProcessors(text); err == nil {
+			t.Errorf("%q is %v", text, p)
+		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	c, _ := mustRead(t, "[META]\nschema_version = 6\n[LIMITS]\ncpu = 25%\nupload = 500K\ndownload = 10MiB\nio_idle = yes\n", envOf())
+	wantEqual(t, "limits", must[Limits](t)(c.Limits()), Limits{Processors{0.25, true}, 500 << 10, 10 << 20, true})
+	c, warnings := mustRead(t, "[LIMITS]\ncpu = 25%\n", envOf())
+	wantEqual(t, "a percent sign as 2.5 read it", must[Limits](t)(c.Limits()), Limits{CPU: Processors{0.25, true}})
+	wantEqual(t, "warnings", len(warnings), 0)
+	wantEqual(t, "none", must[Limits](t)(Defaults(envOf()).Limits()), Limits{})
+}
+
 func TestBooleans(t *testing.T) {
 	for _, text := range []string{"True", "true", "YES", "on", "1"} {
 		wantEqual(t, text, must[bool](t)(parseBool(text)), true)

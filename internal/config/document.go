@@ -96,7 +96,7 @@ The configuration is an INI file as Python's configparser reads it, so files of 
 - Lists are separated by commas or line ends. An item in double quotes may hold commas; in it, `+"`\\\"` and `\\\\`"+` are a quote and a backslash.
 - `+"`${NAME}`"+` is an environment variable. It is looked up when the value is needed: a restore does not ask for the variables of a notification.
 - Paths are relative to the working directory; `+"`~`"+` is the home directory.
-- Booleans are True/False, yes/no, on/off or 1/0. Sizes are powers of 1024: 512K, 20MiB, 1G. Durations are 90s, 5m, 2h, 7d, 4w.
+- Booleans are True/False, yes/no, on/off or 1/0. Sizes are powers of 1024: 512K, 20MiB, 1G. Processors are a number (0.5, 2) or a share of the machine's (50%%). Durations are 90s, 5m, 2h, 7d, 4w.
 - `+"`%%`"+` is read as BackupHandler 2.5 read it wherever it could: `+"`%%%%` is one percent sign, `%%(name)s`"+` the value of another key. Any other use stands for itself. With `+"`[META] schema_version = %d`"+` every percent sign stands for itself.
 - The file is at most %d KiB of UTF-8. A section or key that comes twice is an error.
 

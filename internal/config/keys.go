@@ -9,17 +9,18 @@ type Type string
 // key names a unit of its own.
 const (
 	String   Type = "string"
-	Path     Type = "path"      // made absolute from the working directory; ~ is the home directory
-	List     Type = "list"      // items separated by commas or newlines; "quoted" to hold either
-	PathList Type = "path list" // a list of paths; items with :// are addresses and left alone
-	Int      Type = "integer"   // 0 or more
-	Float    Type = "number"    // 0 or more
-	Bool     Type = "boolean"   // True/False, yes/no, on/off, 1/0, in any case
-	Duration Type = "duration"  // 90s, 5m, 2h, 7d, 4w, 1h30m
-	Size     Type = "size"      // 512K, 20MiB, 1G: powers of 1024
-	Enum     Type = "choice"    // one of Key.Values, in any case
-	Times    Type = "times"     // a list of HH:MM, 24 hours
-	URL      Type = "URL"       // http or https
+	Path     Type = "path"       // made absolute from the working directory; ~ is the home directory
+	List     Type = "list"       // items separated by commas or newlines; "quoted" to hold either
+	PathList Type = "path list"  // a list of paths; items with :// are addresses and left alone
+	Int      Type = "integer"    // 0 or more
+	Float    Type = "number"     // 0 or more
+	Bool     Type = "boolean"    // True/False, yes/no, on/off, 1/0, in any case
+	Duration Type = "duration"   // 90s, 5m, 2h, 7d, 4w, 1h30m
+	Size     Type = "size"       // 512K, 20MiB, 1G: powers of 1024
+	CPUs     Type = "processors" // a number such as 0.5 or 2, or a share of the machine such as 50%
+	Enum     Type = "choice"     // one of Key.Values, in any case
+	Times    Type = "times"      // a list of HH:MM, 24 hours
+	URL      Type = "URL"        // http or https
 )
 
 // A Section is one [SECTION] of the table.
@@ -144,6 +145,16 @@ func currentSections() []Section {
 				Doc: "How hard to compress; data that does not shrink is stored as it is."},
 			{Name: "file_sha256", Type: Bool, Default: "False",
 				Doc: "Record the SHA-256 of every file, which costs a second pass over files of several chunks."},
+		}},
+		{Name: "LIMITS", Doc: "How much of a busy machine the program may take; --limit-cpu, --limit-upload, --limit-download and --io-idle go before these keys, and 'backup-handler help limits' says more.", Keys: []Key{
+			{Name: "cpu", Type: CPUs, Default: "0", Example: "50%",
+				Doc: "Processors to use at most: a number such as 0.5 or 2, or a share of the machine's such as 50%; 0 for no limit."},
+			{Name: "upload", Type: Size, Default: "0", Example: "10M",
+				Doc: "Bytes a second to write to all destinations together, such as 500K or 10M; 0 for no limit."},
+			{Name: "download", Type: Size, Default: "0", Example: "10M",
+				Doc: "Bytes a second to read from all destinations together; 0 for no limit."},
+			{Name: "io_idle", Type: Bool, Default: "False",
+				Doc: "Let every other program go first at disks and processors."},
 		}},
 		{Name: "EXCLUDE", Doc: "What to leave out, beside [DEFAULT] exclude_patterns.", Keys: []Key{
 			{Name: "exclude_files", Type: PathList, Example: "/etc/backup-handler/excludes",

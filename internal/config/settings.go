@@ -106,6 +106,25 @@ func (c *Config) Repository() (Repository, error) {
 	}, r.err
 }
 
+// Limits say how much of the machine the program may take; 0 is no limit.
+type Limits struct {
+	CPU      Processors
+	Upload   int64 // bytes per second
+	Download int64 // bytes per second
+	IOIdle   bool
+}
+
+// Limits returns the section [LIMITS].
+func (c *Config) Limits() (Limits, error) {
+	var r reader
+	return Limits{
+		CPU:      get(&r, c.Value("LIMITS", "cpu"), Value.CPUs),
+		Upload:   get(&r, c.Value("LIMITS", "upload"), Value.Size),
+		Download: get(&r, c.Value("LIMITS", "download"), Value.Size),
+		IOIdle:   get(&r, c.Value("LIMITS", "io_idle"), Value.Bool),
+	}, r.err
+}
+
 // Log says how the application log is written.
 type Log struct {
 	Level     slog.Level

@@ -225,6 +225,16 @@ func (v Value) Size() (int64, error) {
 	return wrap(v, n, err)
 }
 
+// CPUs returns a number of processors.
+func (v Value) CPUs() (Processors, error) {
+	text, err := v.resolve(CPUs)
+	if err != nil || text == "" {
+		return Processors{}, err
+	}
+	p, err := ParseProcessors(text)
+	return wrap(v, p, err)
+}
+
 // check reads the value as its type and forgets it.
 func (v Value) check() error {
 	var err error
@@ -249,6 +259,8 @@ func (v Value) check() error {
 		_, err = v.Duration()
 	case Size:
 		_, err = v.Size()
+	case CPUs:
+		_, err = v.CPUs()
 	default:
 		panic("config: unknown type " + string(v.Key.Type))
 	}
@@ -504,4 +516,41 @@ func sizePrefix(unit string) string {
 		return prefix
 	}
 	return strings.TrimSuffix(unit, "B")
+}
+
+// leastProcessors is the smallest number that is not taken for a mistake.
+const leastProcessors = 0.01
+
+// Processors is a number of processors, or a share of those there are. The zero
+// value is no limit.
+type Processors struct {
+	number float64
+	share  bool // number is a share of 1
+}
+
+// Of returns the number on a machine with so many processors; 0 is no limit.
+func (p Processors) Of(machine int) float64 {
+	if p.share {
+		return p.number * float64(machine)
+	}
+	return p.number
+}
+
+// ParseProcessors parses a number of processors such as 0.5 or 2, or a share of the
+// machine's such as 50%. 0 is no limit.
+func ParseProcessors(text string) (Processors, error) {
+	digits, share := strings.CutSuffix(text, "%")
+	digits = strings.TrimRight(digits, " ")
+	n, err := strconv.ParseFloat(digits, 64)
+	switch {
+	case err != nil || strings.Trim(digits, "0123456789.") != "": // no signs, exponents, infinities
+		return Processors{}, errors.New("must be a number of processors such as 0.5 or 2, or a share of the machine such as 50%")
+	case share && n > 100:
+		return Processors{}, errors.New("is a share of more than 100%")
+	case share:
+		n /= 100
+	case n > 0 && n < leastProcessors:
+		return Processors{}, fmt.Errorf("must be at least %v processors, or 0 for no limit", leastProcessors)
+	}
+	return Processors{n, share}, nil
 }
