@@ -20,6 +20,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
+	"github.com/SP1R4/BackupHandler/v3/internal/limit"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
@@ -42,6 +43,10 @@ type app struct {
 	keyFile, passFile, identFile string
 	json, quiet, verbose         bool
 	noCache, noProgress          bool
+	limitFlags                   limitFlags
+
+	pacer  limit.Pacer
+	limits storage.Limits
 
 	cfg   *config.Config
 	runID string
@@ -63,7 +68,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 		root.SetIn(a.stdin)
 		root.SetOut(a.stdout)
 		root.SetErr(a.stderr)
-		err = root.ExecuteContext(ctx)
+		err = root.ExecuteContext(limit.With(ctx, &a.pacer))
 	}
 	if ctx.Err() != nil {
 		err = &job.Failure{Code: job.ExitInterrupted, Err: errors.New("interrupted"), Hint: "nothing is lost: what was stored is used by the next run"}
@@ -143,6 +148,7 @@ Exit codes: 0 all done · 1 usage, configuration, or a verification found damage
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "print more, e.g. each file")
 	f.BoolVar(&a.noCache, "no-cache", false, "do not use the index cache")
 	f.BoolVar(&a.noProgress, "no-progress", false, "no progress display")
+	a.limitFlags.register(c)
 	c.MarkFlagsMutuallyExclusive("config", "profile")
 	c.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return job.Fail(job.ExitUsage, err, "see 'backup-handler "+strings.TrimPrefix(cmd.CommandPath()+" ", "backup-handler ")+"--help'")
@@ -151,7 +157,8 @@ Exit codes: 0 all done · 1 usage, configuration, or a verification found damage
 	return c
 }
 
-// load reads the configuration, once, and opens the logs.
+// load reads the configuration, once, opens the logs, and puts the limits into
+// effect.
 func (a *app) load() error {
 	if a.cfg != nil {
 		return nil
@@ -174,7 +181,10 @@ func (a *app) load() error {
 			}
 		}
 	}
-	return a.openLogs()
+	if err := a.openLogs(); err != nil {
+		return err
+	}
+	return a.limit()
 }
 
 // openLogs opens application.log and audit.log. A log that cannot be written is a
@@ -285,7 +295,7 @@ func (a *app) known() job.Known {
 func (a *app) access(encrypt bool, recipients []string) (*job.Access, error) {
 	acc, err := job.NewAccess(a.cfg, job.AccessOptions{
 		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile,
-		Recipients: recipients, NoCache: a.noCache, Env: a.env, Prompt: a.prompter(),
+		Recipients: recipients, NoCache: a.noCache, Env: a.env, Prompt: a.prompter(), Limits: a.limits,
 	})
 	return acc, job.Fail(job.ExitUsage, err, "")
 }

@@ -20,5 +20,6 @@ func (a *app) commands() []*cobra.Command {
 		a.configCommand(),
 		a.auditCommand(),
 		a.versionCommand(),
+		limitsTopic(),
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
+	"github.com/SP1R4/BackupHandler/v3/internal/limit"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
@@ -39,6 +40,8 @@ type Access struct {
 	Lockers     []seal.Locker
 	KDF         seal.KDF
 	CacheDir    string // "" for no cache
+	// Limits bound the traffic with all repositories together.
+	Limits storage.Limits
 	// Prompt asks for a passphrase, when nothing else opens a repository. nil:
 	// nobody is there to ask. confirm: for a new one, asked twice.
 	Prompt func(question string, confirm bool) ([]byte, error)
@@ -54,6 +57,7 @@ type AccessOptions struct {
 	IdentityFile   string
 	Recipients     []string
 	NoCache        bool
+	Limits         storage.Limits
 	Env            func(string) (string, bool)
 	Prompt         func(question string, confirm bool) ([]byte, error)
 }
@@ -66,7 +70,7 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Access{Encrypt: enc.Enabled || o.Encrypt || len(o.Recipients) > 0, Prompt: o.Prompt}
+	a := &Access{Encrypt: enc.Enabled || o.Encrypt || len(o.Recipients) > 0, Prompt: o.Prompt, Limits: o.Limits}
 	if enc.KDF == "argon2id" {
 		a.KDF = seal.Argon2id(3, 64<<10, 1)
 	}
@@ -257,6 +261,7 @@ func (a *Access) Open(ctx context.Context, location string) (*repo.Repository, e
 		}
 		return nil, err
 	}
+	b = a.limited(ctx, b)
 	r, err := repo.Open(ctx, b, repo.Options{Credentials: a.Credentials, CacheDir: a.CacheDir})
 	if errors.Is(err, seal.ErrWrongKey) && a.Prompt != nil {
 		text, perr := a.Prompt("Passphrase for "+location, false)
@@ -278,6 +283,14 @@ func (a *Access) Open(ctx context.Context, location string) (*repo.Repository, e
 		return nil, err
 	}
 	return r, nil
+}
+
+// limited puts the limits on a store, if there are any.
+func (a *Access) limited(ctx context.Context, b storage.Backend) storage.Backend {
+	if p := limit.Of(ctx); a.Limits == (storage.Limits{}) && (p == nil || !p.Limited()) {
+		return b
+	}
+	return storage.Limit(b, a.Limits)
 }
 
 // Create makes a repository at a location. With sibling, which may be nil, it shares
@@ -307,7 +320,7 @@ func (a *Access) Create(ctx context.Context, location string, sibling *repo.Repo
 		return err
 	}
 	defer b.Close()
-	return repo.Init(ctx, b, repo.InitOptions{
+	return repo.Init(ctx, a.limited(ctx, b), repo.InitOptions{
 		Lockers: lockers, Sibling: sibling,
 		Wrap: seal.WrapOptions{Created: time.Now(), KDF: a.KDF},
 	})
