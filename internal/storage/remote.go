@@ -1,8 +1,18 @@
 package storage
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
 	"io"
+	"io/fs"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/limit"
 )
 
 // Objects is what a server offers that keeps whole objects: what an
@@ -46,3 +56,486 @@ type PermanentError struct {
 
 func (e *PermanentError) Error() string { return e.Err.Error() }
 func (e *PermanentError) Unwrap() error { return e.Err }
+
+// passing says whether an error may be gone when the operation is tried again.
+func passing(err error) bool {
+	if _, ok := errors.AsType[*PermanentError](err); ok {
+		return false
+	}
+	for _, lasting := range []error{fs.ErrNotExist, fs.ErrExist, fs.ErrInvalid, fs.ErrClosed, ErrReadOnly, ErrFull, ErrUnsupported} {
+		if errors.Is(err, lasting) {
+			return false
+		}
+	}
+	return true
+}
+
+// Patience with a network, unless RemoteOptions say otherwise.
+const (
+	// DefaultPatience outlasts a router that restarts and a server that is
+	// updated; who waits for the run still learns of a dead destination.
+	DefaultPatience = 15 * time.Minute
+	// DefaultStall is longer than a busy server takes to store a pack once it
+	// has all of it.
+	DefaultStall = 2 * time.Minute
+
+	firstWait = 500 * time.Millisecond // doubled from failure to failure
+	lastWait  = 30 * time.Second
+)
+
+// RemoteOptions say how patient a remote store is, and how fast.
+type RemoteOptions struct {
+	Limits Limits
+	// Patience is how long an operation is tried again without any progress; 0:
+	// DefaultPatience.
+	Patience time.Duration
+	// Stall is how long a transfer may stand still before it is given up and
+	// tried again; 0: DefaultStall.
+	Stall time.Duration
+	// SpoolDir holds objects on their way to the store; "": the system's
+	// temporary directory.
+	SpoolDir string
+	// OnRetry, if set, is told of each failure that is followed by another
+	// attempt, and how long that waits. Called concurrently.
+	OnRetry func(what string, err error, wait time.Duration)
+}
+
+// NewRemote makes a Backend of a server's objects. An object is spooled on this
+// machine until its Commit, so that it can be sent again. A failure that may pass
+// is followed by other attempts, ever more slowly, until the operation succeeds,
+// its context ends, or there was no progress for as long as the options say. The
+// Backend closes o. It is a Spacer if o is one.
+func NewRemote(o Objects, opt RemoteOptions) Backend {
+	if opt.Patience == 0 {
+		opt.Patience = DefaultPatience
+	}
+	if opt.Stall == 0 {
+		opt.Stall = DefaultStall
+	}
+	r := &remote{objects: o, o: opt}
+	if s, ok := o.(Spacer); ok {
+		return remoteSpacer{r, s}
+	}
+	return r
+}
+
+type remote struct {
+	objects Objects
+	o       RemoteOptions
+	closed  atomic.Bool
+}
+
+type remoteSpacer struct {
+	*remote
+	Spacer
+}
+
+// String implements Backend.
+func (r *remote) String() string { return r.objects.String() }
+
+// Close implements Backend.
+func (r *remote) Close() error {
+	if r.closed.Swap(true) {
+		return nil
+	}
+	return r.objects.Close()
+}
+
+// check refuses what needs no server to be refused.
+func (r *remote) check(ctx context.Context, op, name string, err error) error {
+	if err == nil && r.closed.Load() {
+		err = fs.ErrClosed
+	}
+	if err == nil {
+		err = limit.Pace(ctx)
+	}
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s %s: %w", op, name, err)
+}
+
+// errStalled is why a transfer was given up.
+var errStalled = errors.New("no data was transferred for too long")
+
+// A watch ends a request that stands still.
+type watch struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	timer  *time.Timer
+	stall  time.Duration
+}
+
+func newWatch(ctx context.Context, stall time.Duration) *watch {
+	w := &watch{stall: stall}
+	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	w.timer = time.AfterFunc(stall, func() { w.cancel(errStalled) })
+	return w
+}
+
+func (w *watch) moved() { w.timer.Reset(w.stall) }
+func (w *watch) pause() { w.timer.Stop() }
+
+func (w *watch) end() {
+	w.timer.Stop()
+	w.cancel(context.Canceled)
+}
+
+// why replaces the error of a request that was ended by the watch with the reason.
+func (w *watch) why(err error) error {
+	if err != nil && errors.Is(context.Cause(w.ctx), errStalled) {
+		return errStalled
+	}
+	return err
+}
+
+// attempts counts the failures of one operation.
+type attempts struct {
+	r     *remote
+	what  string
+	count int
+	since time.Time // of the first failure without progress since
+}
+
+// again waits after a failure, and returns nil if the operation is to be tried
+// again, or why not.
+func (a *attempts) again(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if !passing(err) {
+		return err
+	}
+	if a.r.closed.Load() {
+		return fs.ErrClosed
+	}
+	if a.count == 0 {
+		a.since = time.Now()
+	}
+	a.count++
+	wait := min(firstWait<<min(a.count-1, 16), lastWait)
+	wait -= rand.N(wait / 2) // so that a thousand clients do not come back at once
+	if elapsed := time.Since(a.since); elapsed+wait > a.r.o.Patience {
+		return fmt.Errorf("%w (tried %d times in %s)", err, a.count, elapsed.Round(time.Second))
+	}
+	if a.r.o.OnRetry != nil {
+		a.r.o.OnRetry(a.what, err, wait)
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// retry runs a request until it succeeds or is given up.
+func (r *remote) retry(ctx context.Context, what string, request func(w *watch, attempt int) error) error {
+	a := attempts{r: r, what: what}
+	for {
+		w := newWatch(ctx, r.o.Stall)
+		err := w.why(request(w, a.count))
+		w.end()
+		if err == nil {
+			return nil
+		}
+		if err := a.again(ctx, err); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+}
+
+// Create implements Backend.
+func (r *remote) Create(ctx context.Context, name string) (Writer, error) {
+	if err := r.check(ctx, "create", name, CheckName(name)); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("create %s: %w", name, err)
+	}
+	return &remoteWriter{r: r, ctx: ctx, name: name, spool: spool{dir: r.o.SpoolDir}}, nil
+}
+
+type remoteWriter struct {
+	r        *remote
+	ctx      context.Context
+	name     string
+	spool    spool
+	err      error
+	finished bool
+}
+
+// Write implements io.Writer.
+func (w *remoteWriter) Write(p []byte) (int, error) {
+	if err := w.r.check(w.ctx, "write", w.name, w.usable()); err != nil {
+		return 0, err
+	}
+	n, err := w.spool.Write(p)
+	if err != nil {
+		w.err = err
+		err = fmt.Errorf("write %s: %w", w.name, err)
+	}
+	return n, err
+}
+
+func (w *remoteWriter) usable() error {
+	if w.finished {
+		return fs.ErrClosed
+	}
+	if w.err != nil {
+		return w.err
+	}
+	return w.ctx.Err()
+}
+
+// Commit implements Writer.
+func (w *remoteWriter) Commit() error {
+	if err := w.r.check(w.ctx, "store", w.name, w.usable()); err != nil {
+		w.Abort()
+		return err
+	}
+	defer w.Abort()
+	return w.r.retry(w.ctx, "store "+w.name, func(watch *watch, attempt int) error {
+		content := &sending{&w.spool, watch, w.r.o.Limits.Upload}
+		err := w.r.objects.Put(watch.ctx, w.name, content, w.spool.size)
+		if errors.Is(err, fs.ErrExist) && attempt > 0 {
+			// An attempt before may have succeeded without our learning of it.
+			ours, cerr := w.isStored(watch)
+			if cerr != nil {
+				return cerr
+			}
+			if ours {
+				return nil
+			}
+		}
+		return err
+	})
+}
+
+// compared is how much of an object is read back to find out who has stored it:
+// all of a small one; of a pack the end, which begins with a random nonce.
+const compared = 64 << 10
+
+// isStored says whether the object that is there is the one being written.
+func (w *remoteWriter) isStored(watch *watch) (bool, error) {
+	n := min(w.spool.size, compared)
+	// One byte more than there should be finds an object that is longer.
+	rc, err := w.r.objects.Get(watch.ctx, w.name, w.spool.size-n, n+1)
+	if err != nil {
+		return false, err
+	}
+	defer rc.Close()
+	got, err := io.ReadAll(io.LimitReader(rc, n+1))
+	if err != nil {
+		return false, err
+	}
+	want := make([]byte, n)
+	if _, err := w.spool.ReadAt(want, w.spool.size-n); err != nil && err != io.EOF {
+		return false, err
+	}
+	return bytes.Equal(got, want), nil
+}
+
+// Abort implements Writer.
+func (w *remoteWriter) Abort() {
+	if !w.finished {
+		w.finished = true
+		w.spool.close()
+	}
+}
+
+// sending is content on its way: limited, and watched.
+type sending struct {
+	content io.ReaderAt
+	watch   *watch
+	rate    *Rate
+}
+
+func (s *sending) ReadAt(p []byte, off int64) (int, error) {
+	done := 0
+	for {
+		piece := s.rate.piece(p[done:])
+		s.watch.pause() // waiting for the rate is no standstill
+		err := s.rate.wait(s.watch.ctx, len(piece))
+		s.watch.moved()
+		if err != nil {
+			return done, err
+		}
+		n, err := s.content.ReadAt(piece, off+int64(done))
+		if done += n; err != nil || done >= len(p) {
+			return done, err
+		}
+	}
+}
+
+// Get implements Backend. A transfer that breaks off goes on where it was.
+func (r *remote) Get(ctx context.Context, name string, off, length int64) (io.ReadCloser, error) {
+	if err := r.check(ctx, "get", name, CheckName(name)); err != nil {
+		return nil, err
+	}
+	g := &remoteReader{r: r, ctx: ctx, name: name, off: off, length: length}
+	g.attempts = attempts{r: r, what: "get " + name}
+	if err := g.open(); err != nil {
+		return nil, fmt.Errorf("get %s: %w", name, err)
+	}
+	return g, nil
+}
+
+type remoteReader struct {
+	r           *remote
+	ctx         context.Context
+	name        string
+	off, length int64
+	got         int64 // bytes delivered
+
+	body     io.ReadCloser
+	watch    *watch
+	attempts attempts
+	err      error // the end
+}
+
+// open asks for what has not been delivered yet, until that succeeds.
+func (g *remoteReader) open() error {
+	for {
+		err := g.request()
+		if err == nil {
+			return nil
+		}
+		g.end()
+		if err := g.attempts.again(g.ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+func (g *remoteReader) request() error {
+	g.watch = newWatch(g.ctx, g.r.o.Stall)
+	off, length, skip := g.off+g.got, g.length, int64(0)
+	if g.off < 0 { // the end of an object of unknown size: all of it again
+		off, skip = g.off, g.got
+	} else if length >= 0 {
+		length -= g.got
+	}
+	body, err := g.r.objects.Get(g.watch.ctx, g.name, off, length)
+	if err != nil {
+		return g.watch.why(err)
+	}
+	g.body = body
+	if skip > 0 {
+		if _, err := io.CopyN(io.Discard, body, skip); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return g.watch.why(err)
+		}
+	}
+	g.watch.pause()
+	return nil
+}
+
+// Read implements io.Reader.
+func (g *remoteReader) Read(p []byte) (int, error) {
+	for g.err == nil {
+		if err := limit.Pace(g.ctx); err != nil {
+			g.err = fmt.Errorf("get %s: %w", g.name, err)
+			break
+		}
+		g.watch.moved()
+		n, err := g.body.Read(g.r.o.Limits.Download.piece(p))
+		g.watch.pause()
+		g.got += int64(n)
+		if n > 0 {
+			g.attempts.count = 0
+			if werr := g.r.o.Limits.Download.wait(g.ctx, n); werr != nil {
+				err = werr
+			}
+		}
+		switch {
+		case err == io.EOF:
+			g.err = err
+		case err != nil:
+			err = g.watch.why(err)
+			g.end()
+			if err = g.attempts.again(g.ctx, err); err == nil {
+				err = g.open()
+			}
+			if err != nil {
+				g.err = fmt.Errorf("get %s: %w", g.name, err)
+			}
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+	return 0, g.err
+}
+
+// end ends the request under way.
+func (g *remoteReader) end() {
+	if g.body != nil {
+		g.body.Close()
+		g.body = nil
+	}
+	if g.watch != nil {
+		g.watch.end()
+		g.watch = nil
+	}
+}
+
+// Close implements io.Closer.
+func (g *remoteReader) Close() error {
+	g.end()
+	if g.err == nil {
+		g.err = fs.ErrClosed
+	}
+	return nil
+}
+
+// List implements Backend. A listing that breaks off begins anew, and leaves out
+// what fn has seen; of each name it remembers 16 bytes for that.
+func (r *remote) List(ctx context.Context, dir string, fn func(Info) error) error {
+	if err := r.check(ctx, "list", dir, checkDir(dir)); err != nil {
+		return err
+	}
+	seeds := [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+	seen := make(map[[2]uint64]struct{})
+	var fnErr error
+	err := r.retry(ctx, "list "+dir, func(w *watch, attempt int) error {
+		err := r.objects.List(w.ctx, dir, func(i Info) error {
+			key := [2]uint64{maphash.String(seeds[0], i.Name), maphash.String(seeds[1], i.Name)}
+			if _, ok := seen[key]; ok && attempt > 0 {
+				w.moved()
+				return nil
+			}
+			seen[key] = struct{}{}
+			w.pause()
+			fnErr = fn(i)
+			w.moved()
+			return fnErr
+		})
+		if fnErr != nil {
+			return nil
+		}
+		return err
+	})
+	if fnErr != nil {
+		return fnErr
+	}
+	return err
+}
+
+// Delete implements Backend.
+func (r *remote) Delete(ctx context.Context, name string) error {
+	if err := r.check(ctx, "delete", name, CheckName(name)); err != nil {
+		return err
+	}
+	return r.retry(ctx, "delete "+name, func(w *watch, attempt int) error {
+		err := r.objects.Delete(w.ctx, name)
+		if attempt > 0 && errors.Is(err, fs.ErrNotExist) {
+			return nil // by an attempt before whose answer was lost, or by somebody else meanwhile
+		}
+		return err
+	})
+}
