@@ -1,8 +1,8 @@
 # make quickstart   build, back up, verify, restore, compare   [SRC=… DEST=…]
 # make test         everything the tests need, then all tests
 # make check        what CI runs: test, lint, race detector, fuzzing
-# make bench        compare with other tools; prints ratios      [BENCH="-rounds 2 -scale 0.1"]
-# make microbench   parts of the program, for benchstat           [PKG=./internal/repo BENCHES=Seal COUNT=10 BENCHTIME=1s OUT=new.txt]
+# make bench        compare with other tools; prints ratios      [BENCH="-rounds 2 -scale 0.1 -settle 0"]
+# make microbench   parts of the program, for benchstat           [PKG=./internal/repo BENCHES=Writer COUNT=10 BENCHTIME=1s]
 
 SHELL = /bin/sh
 GO = go
@@ -56,18 +56,17 @@ bench: build
 	@sh scripts/packages restic=restic borg=borgbackup zstd=zstd
 	$(GO) run ./bench $(BENCH)
 
-# Two files of the same machine, one of before a change and one of after it, are
-# compared by benchstat, which says what is noise:
-#   make microbench OUT=old.txt; (change); make microbench OUT=new.txt
+# Two outputs of one machine, of before a change and of after it, are compared by
+# benchstat, which says what is noise:
+#   make microbench >old.txt; (change); make microbench >new.txt
 #   go run golang.org/x/perf/cmd/benchstat@latest old.txt new.txt
 PKG = ./internal/...
 BENCHES = .
 BENCHTIME = 0.5s
 COUNT = 6
-OUT = /dev/null
 microbench: go
-	@echo "compare two runs: go run golang.org/x/perf/cmd/benchstat@latest old.txt new.txt" >&2
-	$(GO) test -run '^$$' -bench '$(BENCHES)' -benchtime $(BENCHTIME) -count $(COUNT) -timeout 60m $(PKG) | tee $(OUT)
+	@echo "to compare two outputs: go run golang.org/x/perf/cmd/benchstat@latest old.txt new.txt" >&2
+	@$(GO) test -run '^$$' -bench '$(BENCHES)' -benchmem -benchtime $(BENCHTIME) -count $(COUNT) -timeout 60m $(PKG)
 
 clean:
 	rm -rf bin build

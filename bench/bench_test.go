@@ -165,6 +165,49 @@ func TestSameTrees(t *testing.T) {
 	}
 }
 
+// What is discarded keeps its inodes, which a removal would put in the way of the
+// next command, and gives back the space of large files.
+func TestDiscard(t *testing.T) {
+	scratch := t.TempDir()
+	b := &bencher{scratch: scratch, trash: filepath.Join(scratch, "trash")}
+	for range 2 {
+		dir := filepath.Join(scratch, "restored", "d")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, size := range map[string]int{"small": 10, "large": bulkyBytes} {
+			if err := os.WriteFile(filepath.Join(dir, name), make([]byte, size), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.replace(filepath.Dir(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if entries, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(entries) != 0 {
+			t.Fatalf("%v, %v, want an empty directory", entries, err)
+		}
+	}
+	kept := map[string]int{}
+	err := filepath.WalkDir(b.trash, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			kept[d.Name()]++
+		}
+		return err
+	})
+	if stored, sizeErr := treeBytes(b.trash); err != nil || sizeErr != nil || stored != 2*10 || kept["small"] != 2 || kept["large"] != 2 {
+		t.Errorf("the trash holds %v, %d bytes, %v, %v; want two of each, 20 bytes", kept, stored, err, sizeErr)
+	}
+	if err := b.discard(filepath.Join(scratch, "nothing")); err != nil {
+		t.Errorf("nothing to discard: %v", err)
+	}
+	if err := b.cleanUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := os.ReadDir(scratch); err != nil || len(entries) != 0 {
+		t.Errorf("after the round there is %v, %v", entries, err)
+	}
+}
+
 // smoke is a run of everything with tools that every Linux has.
 func smoke(t *testing.T, chosen []tool) (*results, string, error) {
 	t.Helper()

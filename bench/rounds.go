@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/bench/corpus"
 )
@@ -23,20 +24,22 @@ type bencher struct {
 	pristine string   // the corpus, never changed
 	live     string   // its copy that tools back up
 	scratch  string   // emptied at the start and at the end
+	trash    string   // in scratch: what is no longer needed, emptied after each round
+	thrown   int      // into trash
 	prefix   []string // before each command
 	res      *results
 }
 
 func bench(ctx context.Context, o options) (*results, error) {
 	b := &bencher{options: o, scratch: filepath.Join(o.work, "backup-handler-bench-run"), res: newResults(o)}
-	b.live = filepath.Join(b.scratch, "source")
+	b.live, b.trash = filepath.Join(b.scratch, "source"), filepath.Join(b.scratch, "trash")
 	if o.cpus > 0 && runtime.NumCPU() > o.cpus {
 		b.prefix = []string{"taskset", "-c", "0-" + strconv.Itoa(o.cpus-1)}
 	}
 	if err := b.prepareCorpus(ctx); err != nil {
 		return nil, err
 	}
-	if err := b.empty(b.scratch); err != nil {
+	if err := empty(b.scratch); err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(b.scratch)
@@ -44,6 +47,9 @@ func bench(ctx context.Context, o options) (*results, error) {
 		return nil, err
 	}
 	for round := range o.rounds {
+		if err := b.cleanUp(ctx); err != nil {
+			return nil, err
+		}
 		if err := b.round(ctx, round); err != nil {
 			return nil, fmt.Errorf("round %d: %w", round+1, err)
 		}
@@ -62,7 +68,7 @@ func (b *bencher) prepareCorpus(ctx context.Context) error {
 		return err
 	}
 	log.Printf("generating the corpus in %s", dir)
-	if err := b.empty(dir); err != nil {
+	if err := empty(dir); err != nil {
 		return err
 	}
 	st, err := corpus.Generate(ctx, b.pristine, b.spec)
@@ -77,12 +83,67 @@ func (b *bencher) prepareCorpus(ctx context.Context) error {
 	return os.WriteFile(marker, content, 0o644)
 }
 
-// empty makes dir an empty directory. Everything it removes was made here.
-func (b *bencher) empty(dir string) error {
+// empty makes dir an empty directory, between rounds only: see discard.
+// Everything it removes was made here.
+func empty(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
 	return os.MkdirAll(dir, 0o755)
+}
+
+// bulkyBytes is the least length of a file that gives its space back early.
+const bulkyBytes = 1 << 20
+
+// discard gets path out of the way without removing it. Linux' ext4 looks over
+// every inode that was deleted in the last minute when it makes a file (see
+// recently_deleted in fs/ext4/ialloc.c): after the removal of 20,000 files, making
+// as many takes ten times as long, which would be most of what a restore costs.
+// The space of large files is given back at once, as far as their modes permit.
+func (b *bencher) discard(path string) error {
+	b.thrown++
+	to := filepath.Join(b.trash, strconv.Itoa(b.thrown))
+	if err := os.MkdirAll(b.trash, 0o755); err != nil {
+		return err
+	}
+	if err := os.Rename(path, to); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return filepath.WalkDir(to, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		if info, err := d.Info(); err == nil && info.Size() >= bulkyBytes {
+			_ = os.Truncate(path, 0)
+		}
+		return nil
+	})
+}
+
+// replace makes dir an empty directory during a round.
+func (b *bencher) replace(dir string) error {
+	if err := b.discard(dir); err != nil {
+		return err
+	}
+	return os.MkdirAll(dir, 0o755)
+}
+
+// cleanUp removes what the last round left, and waits until the file system has
+// forgotten it.
+func (b *bencher) cleanUp(ctx context.Context) error {
+	if err := empty(b.scratch); err != nil {
+		return err
+	}
+	flush()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(b.settle):
+		return nil
+	}
 }
 
 // places are where a tool does a step. The small files alone have a repository of
@@ -135,7 +196,7 @@ func (b *bencher) versions(ctx context.Context) error {
 // round lets every tool do every step once, each step by all tools in turn. The
 // order of the tools rotates, so that none is always first.
 func (b *bencher) round(ctx context.Context, round int) error {
-	if err := b.resetSource(ctx); err != nil {
+	if err := b.copySource(ctx); err != nil {
 		return err
 	}
 	var order []tool
@@ -158,11 +219,6 @@ func (b *bencher) round(ctx context.Context, round int) error {
 		}
 		log.Printf("round %d of %d: %s%s", round+1, b.rounds, s, b.res.lastSamples(s))
 	}
-	for _, t := range order {
-		if err := os.RemoveAll(filepath.Join(b.scratch, t.name)); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
@@ -177,10 +233,7 @@ func (b *bencher) changeSource(s step) (err error) {
 	return err
 }
 
-func (b *bencher) resetSource(ctx context.Context) error {
-	if err := os.RemoveAll(b.live); err != nil {
-		return err
-	}
+func (b *bencher) copySource(ctx context.Context) error {
 	out, err := exec.CommandContext(ctx, "cp", "-a", b.pristine, b.live).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("copy the corpus: %w\n%s", err, out)
@@ -190,7 +243,7 @@ func (b *bencher) resetSource(ctx context.Context) error {
 
 func (b *bencher) prepareTool(ctx context.Context, t tool, p places) error {
 	for _, dir := range []string{p.store, p.state} {
-		if err := b.empty(dir); err != nil {
+		if err := b.replace(dir); err != nil {
 			return err
 		}
 	}
@@ -223,11 +276,11 @@ func (b *bencher) step(ctx context.Context, t tool, s step) error {
 		}
 	}
 	if s.writesBackup() && t.replaces {
-		if err := b.empty(p.store); err != nil {
+		if err := b.replace(p.store); err != nil {
 			return err
 		}
 	}
-	if err := b.empty(p.restore); err != nil {
+	if err := b.replace(p.restore); err != nil {
 		return err
 	}
 	input := p.store
@@ -257,11 +310,11 @@ func (b *bencher) step(ctx context.Context, t tool, s step) error {
 		}
 	}
 	if s == smallAlone {
-		if err := os.RemoveAll(p.store); err != nil {
+		if err := b.discard(p.store); err != nil {
 			return err
 		}
 	}
-	return os.RemoveAll(p.restore)
+	return b.discard(p.restore)
 }
 
 // check compares what was restored with the source.
