@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/limit"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
@@ -28,6 +29,8 @@ type job struct {
 	left    atomic.Int64
 	ended   atomic.Bool  // finished, failed or lost
 	counted atomic.Int64 // bytes in Progress.BytesDone
+	dirty   atomic.Int64 // bytes written since the system was last asked to store them
+	inode   *info        // as restored; nil: it was not. Read when the job's window has ended
 
 	mu       sync.Mutex
 	f        *file  // nil: closed
@@ -38,51 +41,6 @@ type job struct {
 }
 
 func (j *job) place() place { return place{j.dir, j.node.Name} }
-
-// window gathers files that are planned together.
-type window struct {
-	jobs   []*job
-	weight int
-	bufs   [][]byte // one for each worker
-}
-
-func (s *session) newJob(j *job) *job {
-	j.dir.hold()
-	return j
-}
-
-// add plans a file. When the window is full, all its files are restored.
-func (s *session) add(j *job) {
-	w := &s.window
-	w.jobs = append(w.jobs, s.newJob(j))
-	w.weight += len(j.node.Content) + len(j.node.Extents)
-	for _, x := range j.node.Xattrs {
-		w.weight += 1 + len(x.Value)>>10
-	}
-	if len(w.jobs) >= s.o.bounds.files || w.weight >= s.o.bounds.weight {
-		s.flush()
-	}
-}
-
-// flush restores the files of the window, and the links to them.
-func (s *session) flush() {
-	w := &s.window
-	jobs := w.jobs
-	w.jobs, w.weight = nil, 0
-	if len(w.bufs) == 0 {
-		w.bufs = make([][]byte, s.o.Workers)
-	}
-	for len(jobs) > 0 {
-		s.compare(jobs)
-		s.fill(jobs)
-		for _, j := range jobs {
-			if !j.ended.Load() { // only if the run was stopped
-				s.end(j, nil)
-			}
-		}
-		jobs = s.linkWaiting(jobs)
-	}
-}
 
 // parallel calls fn for 0 to n-1, in about that order, from the workers, until
 // the run is stopped.
@@ -96,7 +54,7 @@ func (s *session) parallel(n int, fn func(i int, buf *[]byte)) {
 				if i >= n {
 					return
 				}
-				fn(i, &s.window.bufs[w])
+				fn(i, &s.bufs[w])
 			}
 		})
 	}
@@ -211,10 +169,10 @@ func (s *session) compareOne(j *job, buf *[]byte) error {
 		return s.reuse(j, f, buf)
 	}
 	changed := s.setMetadata(f.object(), j.node, j.place(), &st, false)
-	if j.group == nil || j.group.node.InodeFlags == 0 {
+	if j.group == nil || j.node.InodeFlags == 0 {
 		changed = s.setFlags(f.object(), j.node, j.place(), false) || changed
 	}
-	j.group.succeed(&st)
+	j.inode = &st
 	kind := Unchanged
 	if changed {
 		kind = Adjusted
@@ -454,18 +412,20 @@ func (s *session) executeBlock(b *blockPlan, buf *[]byte) {
 		return
 	}
 	s.o.Progress.current.Store(b.pieces[0].job.dir)
-	data, err := s.r.ReadBlock(s.ctx, &b.block, *buf)
-	if err != nil {
-		if !s.stopped() {
-			s.readFailed(err)
-			s.salvage(b, err)
+	key := blockKey{b.block.Pack, b.block.Offset}
+	data, used, kept := s.kept.take(key)
+	if !kept {
+		var err error
+		if data, err = s.r.ReadBlock(s.ctx, &b.block, *buf); err != nil {
+			if !s.stopped() {
+				s.readFailed(err)
+				s.salvage(b, err)
+			}
+			return
 		}
-		return
+		s.readOK()
+		*buf = nil // data may be in it
 	}
-	if cap(data) > cap(*buf) {
-		*buf = data
-	}
-	s.readOK()
 	sums := make(map[uint32]sumOf, len(b.pieces))
 	for rest := b.pieces; len(rest) > 0 && !s.stopped(); {
 		n := 1
@@ -474,6 +434,15 @@ func (s *session) executeBlock(b *blockPlan, buf *[]byte) {
 		}
 		s.writePieces(rest[:n], data, sums)
 		rest = rest[n:]
+	}
+	for i := range b.pieces {
+		used += int(b.pieces[i].size)
+	}
+	if used < len(data) {
+		data = s.kept.put(key, data, used)
+	}
+	if cap(data) > cap(*buf) {
+		*buf = data
 	}
 }
 
@@ -564,7 +533,27 @@ func (s *session) write(j *job, f *file, off int64, data []byte) error {
 	s.written.Add(int64(len(data)))
 	j.counted.Add(int64(len(data)))
 	s.o.Progress.BytesDone.Add(int64(len(data)))
+	if n.Size >= storeMin && j.dirty.Add(int64(len(data))) >= storeBytes {
+		j.dirty.Store(0)
+		s.startStoring(f)
+	}
 	return nil
+}
+
+// startStoring keeps large files from filling the memory of the machine, and
+// pushing out what it works with: the system is asked to begin storing what was
+// written, and to give back the memory of what is stored already. Where the disk
+// is so busy or slow that asking takes time, nothing more is asked for: like cp, a
+// restore does not wait for the disk.
+func (s *session) startStoring(f *file) {
+	if s.slowDisk.Load() {
+		return
+	}
+	start := time.Now()
+	f.startStoring()
+	if time.Since(start) > storePatience {
+		s.slowDisk.Store(true)
+	}
 }
 
 // openFiles bounds the number of unfinished files that are open: the least
@@ -706,6 +695,9 @@ func (s *session) complete(j *job, f *file) error {
 		return err
 	}
 	s.setMetadata(f.object(), n, j.place(), cur, !j.dir.inherits)
+	if n.Size >= storeMin {
+		s.startStoring(f)
+	}
 	// Network file systems say when a file is closed whether writing failed, and
 	// Windows renames closed files only. Flags come after the name, by descriptor.
 	flagged := j.group == nil && (n.InodeFlags != 0 || j.dir.inherits)
@@ -740,7 +732,7 @@ func (s *session) complete(j *job, f *file) error {
 	if flagged {
 		s.setFlags(f.object(), n, j.place(), !j.dir.inherits)
 	}
-	j.group.succeed(&st)
+	j.inode = &st
 	kind := Created
 	if j.old != nil {
 		kind = Replaced
@@ -789,9 +781,6 @@ func (s *session) end(j *job, report func()) {
 	j.mu.Unlock()
 	if temp != "" {
 		s.removeTemp(j, temp)
-	}
-	if j.group != nil && j.group.state == planned {
-		j.group.fail()
 	}
 	s.o.Progress.BytesDone.Add(j.node.Size - j.counted.Load())
 	s.o.Progress.FilesDone.Add(1)

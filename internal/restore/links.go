@@ -16,7 +16,8 @@ import (
 func tempName() string { return fmt.Sprintf("%s%016x", TempPrefix, rand.Uint64()) }
 
 // group is a set of names of one inode. The first that can be restored holds the
-// content; the others are linked to it.
+// content; the others are linked to it. Groups belong to the walking goroutine:
+// how a holder fared is seen when its window has ended.
 type group struct {
 	key      tree.LinkKey
 	dir      *dir // where the holder is; held until the group ends
@@ -77,6 +78,7 @@ func (s *session) join(d *dir, n *tree.Node, old *info) (g *group, content bool)
 	case planned:
 		d.hold()
 		g.waiting = append(g.waiting, waiter{d, n, old})
+		s.window.weight++ // so that they do not pile up
 		return g, false
 	case failed:
 		s.hand(g, d, n)
@@ -240,13 +242,18 @@ func (s *session) endGroups() {
 	}
 }
 
-// link everything that waited for a holder in the window; returned are the jobs of
-// new holders, where one failed.
-func (s *session) linkWaiting(jobs []*job) (again []*job) {
+// linkWaiting links everything that waited for a holder among jobs, which have
+// ended; where a holder failed, the next is planned.
+func (s *session) linkWaiting(jobs []*job) {
 	for _, j := range jobs {
 		g := j.group
 		if g == nil || g.node != j.node {
 			continue
+		}
+		if j.inode != nil {
+			g.succeed(j.inode)
+		} else {
+			g.fail()
 		}
 		waiting := g.waiting
 		g.waiting = nil
@@ -255,7 +262,7 @@ func (s *session) linkWaiting(jobs []*job) (again []*job) {
 			case s.stopped():
 			case g.state == done:
 				if s.linkTo(g, w.dir, w.node, w.old) {
-					again = append(again, s.newJob(&job{dir: w.dir, node: w.node, old: w.old}))
+					s.add(&job{dir: w.dir, node: w.node, old: w.old})
 				}
 			case g.state == planned: // the next holder is on its way
 				g.waiting = append(g.waiting, waiting[i:]...)
@@ -267,7 +274,7 @@ func (s *session) linkWaiting(jobs []*job) (again []*job) {
 				s.done(w.node)
 			default:
 				s.hand(g, w.dir, w.node)
-				again = append(again, s.newJob(&job{dir: w.dir, node: w.node, group: g, old: w.old}))
+				s.add(&job{dir: w.dir, node: w.node, group: g, old: w.old})
 			}
 			if g.state == planned && len(g.waiting) > 0 {
 				break
@@ -276,7 +283,6 @@ func (s *session) linkWaiting(jobs []*job) (again []*job) {
 		}
 		s.settle(g)
 	}
-	return again
 }
 
 // special restores symlinks, FIFOs and devices at once.

@@ -12,15 +12,19 @@
 //     what a killed one left. (Power cuts: see Options.Sync.)
 //   - What can be restored is restored; everything that is not is in the Result.
 //
-// Content is planned by block: files are gathered into windows of windowFiles
-// files and windowChunks chunks; within a window each block is read once, in the
-// order of packs and offsets, and written to its files by several workers. Memory
-// is that of one window (some tens of MiB), a block per worker, the names of the
+// Content is planned by block: files are gathered into windows of at most
+// windowFiles files; within a window each block is read once, in the order of
+// packs and offsets, and written to its files by several workers. While they do
+// so, the tree is walked on and the next window gathered: the first windows are
+// small, so that writing begins at once. Blocks of which something is left over are
+// kept for the next window, the last keptBytes of them. Memory is that of two
+// windows (some tens of MiB), the kept blocks, a block per worker, the names of the
 // existing directories on the current path, the directories that still wait for
 // a file, and some 200 bytes for each group of hard links that is not complete.
 //
 // restore.go: the interface, options, results. dirs.go: directories and their
-// handles. walk.go: reading records and deciding. files.go: content. links.go:
+// handles. walk.go: reading records and deciding. window.go: what is restored
+// together. files.go: content. kept.go: blocks left over. links.go:
 // symlinks, devices, hard links. metadata.go, owners.go: owners, modes, times, attributes.
 // delete.go: extras. verify.go, cat.go. sys_*.go: system calls.
 package restore
@@ -35,6 +39,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
@@ -60,13 +65,23 @@ const TempPrefix = ".bh-restore-"
 
 // Bounds.
 const (
-	windowFiles  = 20_000   // files planned together
-	windowChunks = 32 << 10 // chunks planned together, about 130 bytes each
-	windowWeight = 64 << 10 // chunks, extents and KiBs of attributes in the nodes of a window
+	windowFiles  = 10_000   // files restored together; two windows are in memory
+	windowStart  = 512      // files that are enough for a window if nothing is being written
+	windowChunks = 32 << 10 // chunks planned together, about 130 bytes each; one plan is in memory
+	windowWeight = 32 << 10 // chunks, extents, KiBs of attributes and waiting links in the nodes of a window
+	keptBytes    = 8 << 20  // plaintext of blocks kept from window to window
 	maxOpenFiles = 64       // unfinished files open at a time
 	maxIdleDirs  = 96       // directory handles kept open without need
 	maxWorkers   = 32
 	allocateMin  = 1 << 20 // bytes from which on a file is preallocated
+
+	// Files of storeMin bytes and more are stored while they are written, in steps
+	// of storeBytes: few files are so large, and whoever reads one at once reads it
+	// from the disk. A disk that lets wait longer than storePatience writes less
+	// than 160 MB/s (or others keep it busy).
+	storeMin      = 32 << 20
+	storeBytes    = 8 << 20
+	storePatience = 50 * time.Millisecond
 
 	// MaxListed bounds each list of a Result; the counts go on.
 	MaxListed = 10_000
@@ -178,7 +193,7 @@ type Options struct {
 	// and changes nothing. The target need not exist.
 	DryRun       bool
 	Sparse       Sparse
-	Workers      int  // 0: GOMAXPROCS, but 2 to 8; at most 32
+	Workers      int  // 0: GOMAXPROCS + 1, at most 8; at most 32
 	NumericOwner bool // do not map owners by name
 	// TrustBlocks leaves out the comparison of each chunk with its SHA-256; what
 	// remains is the authentication of blocks.
@@ -195,13 +210,15 @@ type Options struct {
 }
 
 // bounds are those of a session: the constants, but for tests.
-type bounds struct{ files, chunks, weight, openFiles, idleDirs int }
+type bounds struct{ files, start, chunks, weight, kept, openFiles, idleDirs int }
 
 func (b bounds) orDefault() bounds {
 	return bounds{
 		files:     cmp.Or(b.files, windowFiles),
+		start:     cmp.Or(b.start, windowStart),
 		chunks:    cmp.Or(b.chunks, windowChunks),
 		weight:    cmp.Or(b.weight, windowWeight),
+		kept:      cmp.Or(b.kept, keptBytes),
 		openFiles: cmp.Or(b.openFiles, maxOpenFiles-maxWorkers),
 		idleDirs:  cmp.Or(b.idleDirs, maxIdleDirs),
 	}
@@ -259,8 +276,10 @@ func Run(ctx context.Context, r Repository, snap *tree.Snapshot, node *tree.Node
 	}
 	s.o.bounds = o.bounds.orDefault()
 	s.dirs.max = s.o.bounds.idleDirs
+	s.kept.max = s.o.bounds.kept
 	s.owners = newOwners(snap, &o)
 	s.o.Workers = workers(o.Workers)
+	s.bufs = make([][]byte, s.o.Workers)
 	s.totalsKnown = path == "/" && o.Select == nil
 	if s.totalsKnown {
 		s.o.Progress.FilesTotal.Store(snap.Counts.Files)
@@ -292,8 +311,14 @@ type session struct {
 	totalsKnown bool
 	dirs        dirCache
 	open        openFiles
-	window      window
-	groups      map[tree.LinkKey]*group // of the walking goroutine
+	kept        keptBlocks
+	bufs        [][]byte // one for each worker
+	slowDisk    atomic.Bool
+
+	// Of the walking goroutine.
+	window  window  // being gathered
+	running *window // being restored; nil: none
+	groups  map[tree.LinkKey]*group
 
 	written    atomic.Int64 // bytes
 	selecting  sync.Mutex   // of calls of Select
@@ -398,10 +423,11 @@ func (s *session) keeps(old *info, n *tree.Node) bool {
 // stop ends the run early.
 func (s *session) stop(err error) { s.cancel(err) }
 
-// workers is the number to use where want is asked for.
+// workers is the number to use where want is asked for: by default one more than
+// processors, for the one that waits for a disk.
 func workers(want int) int {
 	if want <= 0 {
-		want = min(max(runtime.GOMAXPROCS(0), 2), 8)
+		want = min(runtime.GOMAXPROCS(0)+1, 8)
 	}
 	return min(want, maxWorkers)
 }

@@ -342,6 +342,10 @@ func (f *file) allocate(size int64) error {
 	return err
 }
 
+// startStoring has what was written stored soon, and gives back the memory of what
+// is. It is a hint: errors do not matter.
+func (f *file) startStoring() { unix.Fadvise(f.fd, 0, 0, unix.FADV_DONTNEED) }
+
 // flush makes a network file system say now whether writing failed, as it would
 // when the last descriptor is closed.
 func (f *file) flush() error {

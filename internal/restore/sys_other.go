@@ -286,6 +286,8 @@ func (f *file) truncate(size int64) error {
 
 func (f *file) allocate(int64) error { return nil } // an optimization that this platform goes without
 
+func (f *file) startStoring() {} // likewise
+
 func (f *file) flush() error { return nil }
 
 func (f *file) close() error { return f.f.Close() }

@@ -95,6 +95,7 @@ func (s *session) entry(d *dir, n *tree.Node) {
 	default:
 		s.count(n)
 		s.leafEntry(d, n, old)
+		s.advance()
 	}
 }
 
