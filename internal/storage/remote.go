@@ -27,8 +27,9 @@ import (
 type Objects interface {
 	// Put stores an object of size bytes, whole and durable on return, unless
 	// one of that name exists: then fs.ErrExist, and that one is untouched. It
-	// may read content in any order, and more than once. What a Put that was
-	// interrupted leaves is not an object.
+	// may read content in any order, and more than once; what it does not read
+	// for sending it reads from Unpaced(content). What a Put that was interrupted
+	// leaves is not an object.
 	Put(ctx context.Context, name string, content io.ReaderAt, size int64) error
 
 	// Get is that of a Backend.
@@ -368,6 +369,15 @@ func (s *sending) ReadAt(p []byte, off int64) (int, error) {
 			return done, err
 		}
 	}
+}
+
+// Unpaced returns content to be read without being sent, for a checksum: reading it
+// counts towards no rate, and is no progress of a transfer.
+func Unpaced(content io.ReaderAt) io.ReaderAt {
+	if s, ok := content.(*sending); ok {
+		return s.content
+	}
+	return content
 }
 
 // Get implements Backend. A transfer that breaks off goes on where it was.

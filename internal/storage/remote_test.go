@@ -386,3 +386,28 @@ func read(t *testing.T, b storage.Backend, name string, off, length int64) []byt
 	}
 	return got
 }
+
+// TestUnpaced: a checksum computed before sending does not halve the rate.
+func TestUnpaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 1 << 20
+		s := newServer(func(string, int) error { return nil })
+		b := storage.NewRemote(twice{s}, storage.RemoteOptions{Limits: storage.Limits{Upload: storage.NewRate(size / 10)}})
+		defer b.Close()
+		start := time.Now()
+		storagetest.Put(t, b, "packs/one", make([]byte, size))
+		if took := time.Since(start); took > 11*time.Second {
+			t.Errorf("sending took %s, not 10s: reading for the checksum counted", took)
+		}
+	})
+}
+
+// twice reads all content before it sends it.
+type twice struct{ storage.Objects }
+
+func (o twice) Put(ctx context.Context, name string, content io.ReaderAt, size int64) error {
+	if _, err := io.Copy(io.Discard, io.NewSectionReader(storage.Unpaced(content), 0, size)); err != nil {
+		return err
+	}
+	return o.Objects.Put(ctx, name, content, size)
+}
