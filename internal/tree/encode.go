@@ -111,6 +111,13 @@ func (w *PageWriter) Flush() error {
 // Reset discards an unfinished page: w is ready for another directory.
 func (w *PageWriter) Reset() { w.buf, w.last = w.buf[:0], "" }
 
+// Between says whether no page is unfinished: the next entry begins one.
+func (w *PageWriter) Between() bool { return len(w.buf) == 0 }
+
+// Pass goes on behind a page that was finished elsewhere, with an entry named last.
+// No page may be unfinished.
+func (w *PageWriter) Pass(last string) { w.last = last }
+
 func (w *PageWriter) cut() error {
 	if len(w.buf) == 0 {
 		return nil

@@ -11,6 +11,7 @@ package tree
 
 import (
 	"crypto/sha256"
+	"slices"
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
@@ -162,6 +163,18 @@ func (n *Node) ContentHash() (Hash, bool) {
 		return n.Content[0].Hash, true
 	}
 	return sha256.Sum256(nil), true
+}
+
+// Equal says whether two nodes have the same record.
+func (n *Node) Equal(o *Node) bool {
+	return n.Name == o.Name && n.Type == o.Type && n.Mode == o.Mode && n.UID == o.UID && n.GID == o.GID &&
+		n.MTime == o.MTime && n.CTime == o.CTime && n.Inode == o.Inode && n.Device == o.Device && n.Links == o.Links &&
+		n.Size == o.Size && n.Target == o.Target && n.Rdev == o.Rdev && n.InodeFlags == o.InodeFlags &&
+		slices.Equal(n.Xattrs, o.Xattrs) &&
+		(n.Extents == nil) == (o.Extents == nil) && slices.Equal(n.Extents, o.Extents) &&
+		n.Indirect == o.Indirect && slices.Equal(n.Content, o.Content) &&
+		(n.SHA256 == o.SHA256 || n.SHA256 != nil && o.SHA256 != nil && *n.SHA256 == *o.SHA256) &&
+		n.Unstable == o.Unstable
 }
 
 // LinkKey identifies the hard-link group of a node within one snapshot.
