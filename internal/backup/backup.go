@@ -6,12 +6,13 @@
 //
 // One goroutine walks; Readers goroutines read files, hash and look up chunks; the
 // repository's writer compresses and seals behind them. A directory's record is
-// written by whoever finishes its last entry, so nobody waits. Memory is bounded:
-// by the blocks of the writer, a queue of jobs, and the directories that
-// are open.
+// written as its entries are finished, by whoever finishes them, so nobody waits.
+// Memory is bounded, whatever the size of a directory: by the blocks of the writer,
+// a queue of jobs, and for each directory that is open by a page, the entries
+// that its Dir returns at a time, and those that wait for a large file.
 //
-// source.go: what a source is. backup.go: a run. walk.go: directories. read.go:
-// files.
+// source.go: what a source is. backup.go: a run. walk.go: directories. record.go:
+// their records, and the previous ones. read.go: files.
 package backup
 
 import (
@@ -93,6 +94,8 @@ type Options struct {
 	Extra func() ([]tree.Problem, int64)
 	// Now is the clock.
 	Now func() time.Time
+
+	maxPending int // of each record; 0: the constant
 }
 
 // Progress is what a run has done so far. It may be read at any time.
@@ -210,8 +213,9 @@ func (s *run) walkAll() error {
 	for range s.o.Readers {
 		readers.Go(s.reader)
 	}
-	top := &dir{path: "/", node: &tree.Node{Type: tree.Dir}, open: 1}
-	err := s.walkPlanned(top, root, s.parentRoot())
+	prev := s.parentRoot()
+	top := s.newDir(nil, "/", &tree.Node{Type: tree.Dir}, prevEntry{Node: prev})
+	err := s.walkPlanned(top, root, prev)
 	s.fail(err)
 	close(s.jobs)
 	readers.Wait()

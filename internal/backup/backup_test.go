@@ -35,7 +35,7 @@ type fake struct {
 	// Faults.
 	openErr     error // of Open, of a file
 	dirErr      error // of Dir
-	listErr     error // of Entries, which returns the kids all the same
+	listErr     error // of the first Next; the kids are returned all the same
 	completeErr error
 	// opened is called with the number of the Open before it takes effect.
 	opened func(n int)
@@ -92,7 +92,7 @@ func (e *fakeEntry) Dir(context.Context) (Dir, error) {
 	if e.f.dirErr != nil {
 		return nil, e.f.dirErr
 	}
-	d := &fakeDir{e.f}
+	d := &fakeDir{f: e.f}
 	e.f.s.hold(d, "dir "+e.f.node.Name)
 	return d, nil
 }
@@ -110,13 +110,25 @@ func (e *fakeEntry) Open() (File, error) {
 	return o, nil
 }
 
-type fakeDir struct{ f *fake }
+type fakeDir struct {
+	f      *fake
+	listed bool
+	next   int
+}
 
-func (d *fakeDir) Entries(context.Context) ([]Entry, error) {
+// fakeBatch is how many entries come at a time.
+const fakeBatch = 7
+
+func (d *fakeDir) Next(context.Context) ([]Entry, error) {
 	var all []Entry
-	for _, k := range d.f.kids {
+	for _, k := range d.f.kids[d.next:min(d.next+fakeBatch, len(d.f.kids))] {
 		all = append(all, k.entry())
 	}
+	d.next += len(all)
+	if d.listed {
+		return all, nil
+	}
+	d.listed = true
 	return all, d.f.listErr
 }
 func (d *fakeDir) Close() error { d.f.s.close(d); return nil }
@@ -256,6 +268,9 @@ func (x *fixture) run(ctx context.Context, b storage.Backend, top *fake, o Optio
 	o.Roots = append(o.Roots, Root{Path: "/src", Ancestors: []*tree.Node{{Type: tree.Dir, Mode: 0o755, Links: 1}}, Entry: top.entry()})
 	if o.Readers == 0 {
 		o.Readers = 3
+	}
+	if o.maxPending == 0 {
+		o.maxPending = 2
 	}
 	o.Now = func() time.Time { return time.Unix(1_700_000_000, 0) }
 	snap, err := Run(ctx, x.open(b), tree.Snapshot{Host: "host", Sources: []tree.Path{"/src"}, Time: o.Now()}, o)

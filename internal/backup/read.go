@@ -143,7 +143,7 @@ func (s *run) done(j *fileJob, n *tree.Node) {
 	if s.o.OnFile != nil {
 		s.o.OnFile(j.path(), state)
 	}
-	j.d.nodes[j.i] = n
+	s.settle(j.d, j.i, n)
 	s.files.Add(1)
 	s.bytes.Add(n.Size)
 	s.p.Files.Add(1)
@@ -153,7 +153,7 @@ func (s *run) done(j *fileJob, n *tree.Node) {
 
 // drop leaves a file out of the snapshot.
 func (s *run) drop(j *fileJob) {
-	j.d.nodes[j.i] = nil
+	s.settle(j.d, j.i, nil)
 	j.entry.Close()
 	s.release(j.d)
 }

@@ -184,22 +184,34 @@ func (e *entry) Dir(ctx context.Context) (backup.Dir, error) {
 		return nil, e.n.openErr
 	}
 	e.s.live.Add(1)
-	return &openDir{e}, ctx.Err()
+	return &openDir{e: e}, ctx.Err()
 }
 
-type openDir struct{ e *entry }
+type openDir struct {
+	e      *entry
+	listed bool
+	names  []string // not returned yet
+}
 
 func (d *openDir) Close() error { d.e.s.live.Add(-1); return nil }
 
-func (d *openDir) Entries(ctx context.Context) ([]backup.Entry, error) {
-	var out []backup.Entry
-	for _, name := range slices.Sorted(maps.Keys(d.e.n.children)) {
-		if d.e.n.listErr != nil && !d.e.n.shown[name] {
-			continue
+// Next returns at most three entries at a time.
+func (d *openDir) Next(ctx context.Context) (out []backup.Entry, err error) {
+	if !d.listed {
+		d.listed = true
+		err = d.e.n.listErr
+		for _, name := range slices.Sorted(maps.Keys(d.e.n.children)) {
+			if err == nil || d.e.n.shown[name] {
+				d.names = append(d.names, name)
+			}
 		}
+	}
+	for len(out) < 3 && len(d.names) > 0 {
+		name := d.names[0]
+		d.names = d.names[1:]
 		out = append(out, d.e.s.entry(d.e.n.children[name], d.e.path+"/"+name, name))
 	}
-	return out, d.e.n.listErr
+	return out, err
 }
 
 func (e *entry) Open() (backup.File, error) {

@@ -16,11 +16,13 @@ var ErrSkipped = errors.New("skipped")
 //
 // Sources implement Dir, Entry and File; package files does for file systems.
 type Dir interface {
-	// Entries returns the directory's entries in ascending order of the bytes
-	// of their names. An entry that cannot be read at all is reported through
-	// the source's own problem callback and left out. The error says that the
-	// directory itself could not be listed completely.
-	Entries(ctx context.Context) ([]Entry, error)
+	// Next returns the next entries, a bounded number of them, in ascending
+	// order of the bytes of their names, also from call to call; none behind the
+	// last. An entry that cannot be read at all is reported through the source's
+	// own problem callback and left out. The error says that the directory could
+	// not be listed completely, and is returned once: with it come entries, if
+	// there are any, and the next call goes on behind them.
+	Next(ctx context.Context) ([]Entry, error)
 	// Close releases the directory. Entries already returned stay usable: each
 	// holds what it needs, and is released by its Close.
 	Close() error

@@ -2,79 +2,59 @@ package backup
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"slices"
 	"sync/atomic"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/limit"
-	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
 // A dir is a directory of the snapshot whose entries are not all known yet.
 type dir struct {
 	path   string
-	node   *tree.Node   // receives the content
-	nodes  []*tree.Node // entries, ascending; nil: not in the snapshot
+	node   *tree.Node // receives the content
 	parent *dir
+	number int // in parent's record
+	record record
 	// open counts the entries that somebody is working on, and the walk itself.
 	open int32
 }
 
-// release ends one of d's open works. The last one writes the record.
+// newDir begins a directory, whose entry in parent's record is n; old is the
+// previous state of it. parent is nil for the root.
+func (s *run) newDir(parent *dir, path string, n *tree.Node, old prevEntry) *dir {
+	d := &dir{path: path, node: n, parent: parent, open: 1}
+	d.record.init(s, d, old.Node)
+	if parent != nil {
+		atomic.AddInt32(&parent.open, 1)
+		d.number = parent.record.begin(old)
+	}
+	return d
+}
+
+// settle puts an entry of d into its record; without a node it is not in the
+// snapshot.
+func (s *run) settle(d *dir, number int, n *tree.Node) { s.fail(d.record.finish(number, n)) }
+
+// release ends one of d's open works. The last one ends the record, and so
+// finishes the directory's entry in the one above.
 func (s *run) release(d *dir) {
-	for d != nil && atomic.AddInt32(&d.open, -1) == 0 {
-		s.fail(s.writeRecord(d))
+	for atomic.AddInt32(&d.open, -1) == 0 {
+		s.fail(d.record.end())
+		if d.parent == nil {
+			return
+		}
+		s.settle(d.parent, d.number, d.node)
 		d = d.parent
 	}
 }
 
-// writeRecord stores a finished directory.
-func (s *run) writeRecord(d *dir) error {
-	if s.w == nil || s.ctx.Err() != nil {
-		return nil
-	}
-	pw := s.pages.Get().(*tree.PageWriter)
-	defer s.pages.Put(pw)
-	pw.Reset()
-	d.node.Content = nil
-	pw.Page = func(page []byte) error {
-		hash, err := s.w.AddMetadata(page)
-		if err == nil && s.damaged.Load() {
-			err = s.checkPage(hash, page)
-		}
-		d.node.Content = append(d.node.Content, tree.Chunk{Hash: hash, Size: uint32(len(page))})
-		return err
-	}
-	for _, n := range d.nodes {
-		if n == nil {
-			continue
-		}
-		err := pw.Add(n)
-		if errors.Is(err, tree.ErrInvalid) { // what no file system of ours gives: too many attributes
-			s.problem(tree.Join(d.path, n.Name), Unreadable, err)
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", d.path, err)
-		}
-	}
-	d.nodes = nil
-	return pw.Flush()
-}
-
-// checkPage reads a page back where the previous snapshot is known to be damaged: one
-// that counts as stored may be, too. A second AddMetadata then stores it anew,
-// for the repository no longer trusts what it could not read.
-func (s *run) checkPage(hash tree.Hash, page []byte) error {
-	_, err := s.r.Load(s.ctx, hash, uint32(len(page)), nil)
-	if errors.Is(err, repo.ErrCorrupt) {
-		_, err = s.w.AddMetadata(page)
-		return err
-	}
-	return s.ctx.Err() // not there yet: on its way
+// fileIn hands a file of d on.
+func (s *run) fileIn(d *dir, e Entry, n *tree.Node, old prevEntry) {
+	atomic.AddInt32(&d.open, 1)
+	s.file(&fileJob{entry: e, d: d, i: d.record.begin(old), prev: old.Node, node: n})
 }
 
 // walkPlanned walks a directory above the sources.
@@ -83,16 +63,13 @@ func (s *run) walkPlanned(d *dir, p *planned, prev *tree.Node) error {
 		return s.walkRoot(d, p.entry, prev)
 	}
 	defer s.release(d)
-	before, err := s.previous(prev)
-	if err != nil {
-		s.fail(err)
-		return err
-	}
+	before := s.previous(prev)
 	s.p.Dirs.Add(1)
 	s.dirs.Add(1)
-	names := slices.Sorted(maps.Keys(p.children))
-	d.nodes = make([]*tree.Node, len(names))
-	for i, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(p.children)) {
+		if err := s.ctx.Err(); err != nil {
+			return err
+		}
 		child := p.children[name]
 		old := before.next(name)
 		path := tree.Join(d.path, name)
@@ -102,24 +79,21 @@ func (s *run) walkPlanned(d *dir, p *planned, prev *tree.Node) error {
 				n = &tree.Node{Type: tree.Dir, Mode: 0o755, Links: 1}
 			}
 			n.Name = name
-			d.nodes[i] = n
-			if err := s.walkPlanned(s.child(d, path, n), child, old); err != nil {
+			if err := s.walkPlanned(s.newDir(d, path, n, old), child, old.Node); err != nil {
 				return err
 			}
 			continue
 		}
 		n := child.entry.Node()
 		n.Name = name
-		d.nodes[i] = n
 		if n.Type == tree.File {
-			atomic.AddInt32(&d.open, 1)
-			s.file(&fileJob{entry: rootEntry{child.entry}, d: d, i: i, prev: old, node: n})
+			s.fileIn(d, rootEntry{child.entry}, n, old)
 			continue
 		}
 		if err := child.entry.Complete(n); err != nil {
 			s.problem(path, Metadata, err)
 		}
-		if err := s.walkRoot(s.child(d, path, n), child.entry, old); err != nil {
+		if err := s.walkRoot(s.newDir(d, path, n, old), child.entry, old.Node); err != nil {
 			return err
 		}
 	}
@@ -131,39 +105,35 @@ type rootEntry struct{ Entry }
 
 func (rootEntry) Close() {}
 
-// child opens a directory below d.
-func (s *run) child(d *dir, path string, n *tree.Node) *dir {
-	atomic.AddInt32(&d.open, 1)
-	return &dir{path: path, node: n, parent: d, open: 1}
-}
-
 // walkRoot walks a source. Unlike a directory within, one that cannot be read
 // ends the run.
 func (s *run) walkRoot(d *dir, e Entry, prev *tree.Node) error {
+	defer s.release(d)
 	opened, err := e.Dir(s.ctx)
 	if err != nil {
 		return &SourceError{d.path, err}
 	}
-	entries, err := opened.Entries(s.ctx)
-	if err != nil {
-		for _, e := range entries {
-			e.Close()
+	defer opened.Close()
+	empty := true
+	return s.walkEntries(d, prev, func() ([]Entry, error) {
+		entries, err := opened.Next(s.ctx)
+		switch {
+		case err != nil:
+			closeAll(entries)
+			return nil, &SourceError{d.path, err}
+		case len(entries) == 0 && empty && !s.o.AllowEmpty:
+			return nil, &SourceError{d.path, ErrEmptySource}
 		}
-		opened.Close()
-		return &SourceError{d.path, err}
-	}
-	if len(entries) == 0 && !s.o.AllowEmpty {
-		opened.Close()
-		return &SourceError{d.path, ErrEmptySource}
-	}
-	return s.walkEntries(d, opened, entries, prev)
+		empty = false
+		return entries, nil
+	})
 }
 
 // walkDir walks a directory within a source. Its error ends the run.
 func (s *run) walkDir(d *dir, e Entry, prev *tree.Node) error {
+	defer s.release(d)
 	opened, err := e.Dir(s.ctx)
 	if err != nil {
-		defer s.release(d)
 		if s.ctx.Err() != nil {
 			return s.ctx.Err()
 		}
@@ -171,64 +141,70 @@ func (s *run) walkDir(d *dir, e Entry, prev *tree.Node) error {
 		s.dirs.Add(1)
 		return nil
 	}
-	entries, err := opened.Entries(s.ctx)
-	if err != nil && s.ctx.Err() == nil {
-		s.problem(d.path, kindOf(err), err)
-	}
-	return s.walkEntries(d, opened, entries, prev)
+	defer opened.Close()
+	return s.walkEntries(d, prev, func() ([]Entry, error) {
+		entries, err := opened.Next(s.ctx)
+		if err != nil && s.ctx.Err() == nil {
+			s.problem(d.path, kindOf(err), err)
+		}
+		return entries, nil
+	})
 }
 
-// walkEntries goes through the entries of d, and releases it.
-func (s *run) walkEntries(d *dir, opened Dir, entries []Entry, prev *tree.Node) error {
-	defer s.release(d)
-	defer opened.Close()
-	done := 0
-	defer func() {
-		for _, e := range entries[done:] {
-			e.Close()
-		}
-	}()
-	before, err := s.previous(prev)
-	if err != nil {
-		return err
+func closeAll(entries []Entry) {
+	for _, e := range entries {
+		e.Close()
 	}
+}
+
+// walkEntries goes through the entries of d that next returns, until it returns
+// none.
+func (s *run) walkEntries(d *dir, prev *tree.Node, next func() ([]Entry, error)) error {
+	before := s.previous(prev)
 	s.dirs.Add(1)
 	s.p.Dirs.Add(1)
-	d.nodes = make([]*tree.Node, len(entries))
-	for i, e := range entries {
-		if err := limit.Pace(s.ctx); err != nil {
+	for {
+		entries, err := next()
+		if err != nil {
 			return err
 		}
-		done = i + 1
-		if err := s.walkEntry(d, i, e, &before); err != nil {
-			return err
+		if len(entries) == 0 {
+			return s.ctx.Err()
+		}
+		for i, e := range entries {
+			if err := limit.Pace(s.ctx); err != nil {
+				closeAll(entries[i:])
+				return err
+			}
+			entries[i] = nil
+			if err := s.walkEntry(d, e, &before); err != nil {
+				closeAll(entries[i+1:])
+				return err
+			}
 		}
 	}
-	return nil
 }
 
-func (s *run) walkEntry(d *dir, i int, e Entry, before *prevDir) error {
+func (s *run) walkEntry(d *dir, e Entry, before *prevDir) error {
 	n := e.Node()
 	old := before.next(n.Name)
 	switch n.Type {
 	case tree.File:
-		atomic.AddInt32(&d.open, 1)
-		s.file(&fileJob{entry: e, d: d, i: i, prev: old, node: n})
+		s.fileIn(d, e, n, old)
 		return nil
 	case tree.Dir:
 		defer e.Close()
-		d.nodes[i] = n
 		path := tree.Join(d.path, n.Name)
-		s.complete(path, e, n, old)
-		return s.walkDir(s.child(d, path, n), e, old)
+		s.complete(path, e, n, old.Node)
+		return s.walkDir(s.newDir(d, path, n, old), e, old.Node)
 	default:
 		defer e.Close()
 		path := tree.Join(d.path, n.Name)
-		s.complete(path, e, n, old)
+		s.complete(path, e, n, old.Node)
 		if n.Type == tree.Symlink && n.Target == "" {
 			return nil // unreadable: complete has said so
 		}
-		d.nodes[i] = n
+		s.settle(d, d.record.begin(old), n)
 		if n.Type == tree.Symlink {
 			s.symlinks.Add(1)
 		} else {
@@ -260,40 +236,6 @@ func (s *run) complete(path string, e Entry, n, old *tree.Node) {
 func sameInode(n, old *tree.Node) bool {
 	return old != nil && n.Type == old.Type && n.Inode == old.Inode && n.CTime == old.CTime && n.MTime == old.MTime &&
 		n.Size == old.Size && n.CTime != tree.Time{}
-}
-
-// A prevDir goes through a directory of the previous snapshot in lockstep.
-type prevDir struct{ nodes []*tree.Node }
-
-// previous reads a directory's previous record. A record that is damaged or
-// missing is as good as none: everything in it is read again.
-func (s *run) previous(prev *tree.Node) (prevDir, error) {
-	var p prevDir
-	if prev == nil || prev.Type != tree.Dir {
-		return p, nil
-	}
-	err := tree.ReadDir(s.ctx, s.r, prev.Content, func(n *tree.Node) error {
-		p.nodes = append(p.nodes, n)
-		return nil
-	})
-	if err != nil && s.ctx.Err() != nil {
-		return p, s.ctx.Err()
-	}
-	if err != nil {
-		s.damaged.Store(true)
-	}
-	return p, nil
-}
-
-// next returns the previous node of that name; names ascend from call to call.
-func (p *prevDir) next(name string) *tree.Node {
-	for len(p.nodes) > 0 && p.nodes[0].Name < name {
-		p.nodes = p.nodes[1:]
-	}
-	if len(p.nodes) > 0 && p.nodes[0].Name == name {
-		return p.nodes[0]
-	}
-	return nil
 }
 
 func kindOf(err error) string {

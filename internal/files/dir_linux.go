@@ -1,14 +1,11 @@
 package files
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"io/fs"
 	"slices"
-	"strings"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/backup"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
@@ -24,73 +21,93 @@ const listBufferBytes = 128 << 10
 type dir struct {
 	root *Root
 	h    *handle
+	rel  string // below the root; only where there are rules
+
+	listed bool
+	names  listing // sorted by name
+	next   int     // number of the first name that Next has not returned
+	last   string  // the name before it
 }
 
-// A dirent is one name of a listing. Kind is what the directory says it is
-// (unix.DT_…), which some file systems do not know.
-type dirent struct {
-	name string
-	ino  uint64
-	kind uint8
-}
-
-// Entries returns what there is, and what could be read before an error.
-func (d *dir) Entries(ctx context.Context) ([]backup.Entry, error) {
+// Next returns what there is, and what could be read before an error.
+//
+// All names are read at once, and packed: a directory that is read in pieces while
+// others create and remove entries may give an entry twice or never, and names come
+// in no useful order. The entries are made a batch at a time.
+func (d *dir) Next(ctx context.Context) ([]backup.Entry, error) {
+	if d.listed && d.next == d.names.len() {
+		return nil, nil
+	}
 	fd, err := d.h.acquire()
 	if err != nil {
+		d.listed, d.next = true, d.names.len() // what is left of it, no call will find
 		return nil, &fs.PathError{Op: "open", Path: d.h.path(), Err: err}
 	}
 	defer d.h.release()
-	names, listErr := d.list(ctx, fd)
-	if listErr != nil {
-		listErr = &fs.PathError{Op: "list", Path: d.h.path(), Err: listErr}
+	var listErr error
+	if !d.listed {
+		d.listed = true
+		if listErr = d.list(ctx, fd); listErr != nil {
+			listErr = &fs.PathError{Op: "list", Path: d.h.path(), Err: listErr}
+		}
+		if rules := d.root.opts.Rules; !rules.Empty() {
+			d.rel = d.h.rel()
+			d.applyMarkers(fd, rules)
+		}
 	}
-	rules := d.root.opts.Rules
-	rel := "" // needed only where there are rules
-	if !rules.Empty() {
-		rel = d.h.rel()
-		names = d.applyMarkers(fd, rules, names)
+	for d.next < d.names.len() {
+		entries, err := d.batch(ctx, fd)
+		if err != nil || len(entries) > 0 {
+			return entries, cmp.Or(err, listErr)
+		}
 	}
+	return nil, listErr
+}
 
+// batch makes entries of the next names. There may be none: all left out.
+func (d *dir) batch(ctx context.Context, fd int) ([]backup.Entry, error) {
+	names := d.names.slice(d.next, min(d.next+d.root.batchEntries, d.names.len()))
+	d.next += len(names)
 	// In the order of inodes, which is nearly that of the disk: a cold listing
 	// of a large directory on a spinning disk is many times faster so.
-	slices.SortFunc(names, func(a, b dirent) int { return cmp.Compare(a.ino, b.ino) })
-	entries := make([]entry, 0, len(names))
-	for i := range names {
-		if i%1024 == 0 && ctx.Err() != nil {
+	order := make([]int32, len(names))
+	for i := range order {
+		order[i] = int32(i)
+	}
+	slices.SortFunc(order, func(a, b int32) int { return cmp.Compare(names[a].ino, names[b].ino) })
+	entries := make([]entry, len(names))
+	for k, i := range order {
+		if k%1024 == 0 && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if st, ok := d.look(fd, rules, rel, &names[i]); ok {
-			entries = append(entries, entry{root: d.root, parent: d.h, name: names[i].name, st: st})
+		// While a directory is being changed, a listing may hold a name twice.
+		if i > 0 && names[i-1].name == names[i].name || i == 0 && names[0].name == d.last {
+			continue
+		}
+		if st, ok := d.look(fd, &names[i]); ok {
+			entries[i] = entry{root: d.root, parent: d.h, name: names[i].name, st: st}
 		}
 	}
-
-	all := make([]backup.Entry, len(entries))
+	d.last = names[len(names)-1].name
+	all := make([]backup.Entry, 0, len(entries))
 	for i := range entries {
-		e := &entries[i]
-		d.root.owners.add(e.st.uid, e.st.gid)
-		all[i] = e
+		if e := &entries[i]; e.root != nil {
+			d.root.owners.add(e.st.uid, e.st.gid)
+			all = append(all, e)
+		}
 	}
-	all = sortUnique(all)
 	d.root.handles.mu.Lock()
 	d.h.refs += len(all)
 	d.root.handles.mu.Unlock()
-	return all, listErr
+	return all, nil
 }
 
-// sortUnique sorts by name. While a directory is being changed, a listing may
-// hold a name twice: the first stays.
-func sortUnique(all []backup.Entry) []backup.Entry {
-	name := func(e backup.Entry) string { return e.(*entry).name }
-	slices.SortStableFunc(all, func(a, b backup.Entry) int { return strings.Compare(name(a), name(b)) })
-	return slices.CompactFunc(all, func(a, b backup.Entry) bool { return name(a) == name(b) })
-}
-
-// list reads the names of the directory, in the order of the file system.
-func (d *dir) list(ctx context.Context, fd int) ([]dirent, error) {
+// list reads the names of the directory.
+func (d *dir) list(ctx context.Context, fd int) error {
+	defer d.names.sort()
 	// The descriptor is where an earlier listing left it.
 	if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
-		return nil, err
+		return err
 	}
 	buf, ok := d.root.names.Get().(*[]byte)
 	if !ok {
@@ -98,55 +115,37 @@ func (d *dir) list(ctx context.Context, fd int) ([]dirent, error) {
 		buf = &b
 	}
 	defer d.root.names.Put(buf)
-	var all []dirent
 	for {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			d.names = listing{}
+			return err
 		}
 		n, err := unix.Getdents(fd, *buf)
 		switch {
 		case err == unix.EINTR:
 		case err != nil:
-			return all, err
+			return err
 		case n == 0:
-			return all, nil
+			return nil
 		default:
-			all = appendDirents(all, (*buf)[:n])
+			d.names.add((*buf)[:n])
 		}
 	}
 }
 
-// appendDirents decodes what getdents64 wrote: records of inode (8 bytes),
-// offset (8), length of the record (2), kind (1) and name, NUL and padding.
-func appendDirents(all []dirent, buf []byte) []dirent {
-	const lengthAt, kindAt, nameAt = 16, 18, 19
-	for len(buf) > nameAt {
-		length := int(binary.NativeEndian.Uint16(buf[lengthAt:]))
-		if length <= nameAt || length > len(buf) {
-			break // never, from a kernel
-		}
-		name, _, _ := bytes.Cut(buf[nameAt:length], []byte{0})
-		if s := string(name); s != "." && s != ".." {
-			all = append(all, dirent{s, binary.NativeEndian.Uint64(buf), buf[kindAt]})
-		}
-		buf = buf[length:]
-	}
-	return all
-}
-
-// applyMarkers reduces names to the marker, where there is one that counts.
-func (d *dir) applyMarkers(fd int, rules *exclude.Rules, names []dirent) []dirent {
+// applyMarkers reduces the names to the marker, where there is one that counts.
+func (d *dir) applyMarkers(fd int, rules *exclude.Rules) {
 	for _, m := range rules.Markers() {
-		i := slices.IndexFunc(names, func(e dirent) bool { return e.name == m.Name })
-		if i < 0 || m.Header != "" && !d.hasHeader(fd, m) {
+		i, ok := d.names.find(m.Name)
+		if !ok || m.Header != "" && !d.hasHeader(fd, m) {
 			continue
 		}
-		if len(names) > 1 {
+		if d.names.len() > 1 {
 			d.root.skipping(d.h.path, Excluded, m.Reason)
 		}
-		return names[i : i+1]
+		d.names.keep(i)
+		return
 	}
-	return names
 }
 
 // hasHeader says whether the marker file begins as it should. One that cannot
@@ -166,11 +165,12 @@ func (d *dir) hasHeader(fd int, m exclude.Marker) bool {
 }
 
 // look asks about one name; ok is false for what is left out.
-func (d *dir) look(fd int, rules *exclude.Rules, dirRel string, e *dirent) (st stat, ok bool) {
+func (d *dir) look(fd int, e *dirent) (st stat, ok bool) {
+	rules := d.root.opts.Rules
 	path := func() string { return d.root.pathOf(join(d.h.rel(), e.name)) }
 	rel := ""
 	if !rules.Empty() {
-		rel = join(dirRel, e.name)
+		rel = join(d.rel, e.name)
 		// What is excluded must not be touched: see Rules.MatchName.
 		if e.kind != unix.DT_UNKNOWN {
 			if out, reason := rules.MatchName(rel, e.kind == unix.DT_DIR); out {
@@ -242,5 +242,5 @@ func join(dir, name string) string {
 // emptyDir stands for the directory of another file system.
 type emptyDir struct{}
 
-func (emptyDir) Entries(context.Context) ([]backup.Entry, error) { return nil, nil }
-func (emptyDir) Close() error                                    { return nil }
+func (emptyDir) Next(context.Context) ([]backup.Entry, error) { return nil, nil }
+func (emptyDir) Close() error                                 { return nil }

@@ -65,7 +65,7 @@ func (e *entry) Dir(context.Context) (backup.Dir, error) {
 		return emptyDir{}, nil
 	}
 	h.ref()
-	return &dir{e.root, h}, nil
+	return &dir{root: e.root, h: h}, nil
 }
 
 // handle opens the directory that the entry is.

@@ -20,9 +20,9 @@
 //
 // Files: files.go (options, roots, reports), owners.go (names of users and
 // groups), extents.go (sparse files), xattr_unix.go; for Linux root_linux.go,
-// dir_linux.go, entry_linux.go, file_linux.go, handle_linux.go (bounded
-// directory descriptors), stat_linux.go; for the others root_other.go with
-// stat_darwin.go and stat_basic.go.
+// dir_linux.go, listing_linux.go (packed names), entry_linux.go, file_linux.go,
+// handle_linux.go (bounded directory descriptors), stat_linux.go; for the others
+// root_other.go with stat_darwin.go and stat_basic.go.
 package files
 
 import (
@@ -124,6 +124,9 @@ type Counts struct {
 	Problems int64
 }
 
+// batchEntries is how many entries a Dir returns at a time: some 4 MB of them.
+const batchEntries = 16 << 10
+
 // A Root is one source: a directory, or a single file. All its methods and
 // those of its entries may be called concurrently.
 type Root struct {
@@ -141,7 +144,9 @@ type Root struct {
 
 	opts   Options
 	owners Owners
-	skip   map[fileID]string // SkipPaths by identity
+	// batchEntries bounds how many entries Dir.Next returns.
+	batchEntries int
+	skip         map[fileID]string // SkipPaths by identity
 
 	excluded, skipped, problems atomic.Int64
 
@@ -161,7 +166,7 @@ func OpenRoot(path string, o Options) (*Root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open source %s: %w", path, err)
 	}
-	r := &Root{Path: abs, opts: o}
+	r := &Root{Path: abs, opts: o, batchEntries: batchEntries}
 	if err := r.open(); err != nil {
 		return nil, fmt.Errorf("open source %s: %w", path, err)
 	}

@@ -246,7 +246,7 @@ func TestManyLevels(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer d.Close()
-		entries, err := d.Entries(context.Background())
+		entries, err := listAll(d)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -372,7 +372,7 @@ func TestOneFileSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	if entries, err := d.Entries(context.Background()); err != nil || len(entries) != 0 {
+	if entries, err := listAll(d); err != nil || len(entries) != 0 {
 		t.Errorf("entries of another file system: %d, %v", len(entries), err)
 	}
 	if !slices.ContainsFunc(rep.skipped, func(s Skipped) bool { return s.Path == "/dev/shm" && s.Kind == OtherFileSystem }) {
@@ -413,7 +413,7 @@ func TestOneFileSystemMountedLater(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		entries, err := d.Entries(context.Background())
+		entries, err := listAll(d)
 		if err != nil || (len(entries) == 0) != one || (len(rep.skipped) == 1) != one {
 			t.Errorf("one file system %v: %d entries, %v; skipped %v", one, len(entries), err, rep.skipped)
 		}
@@ -586,7 +586,7 @@ func TestConcurrent(t *testing.T) {
 			return
 		}
 		defer d.Close()
-		entries, err := d.Entries(context.Background())
+		entries, err := listAll(d)
 		if err != nil {
 			t.Error(err)
 		}
@@ -604,23 +604,51 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-func TestSortUnique(t *testing.T) {
-	first := &entry{name: "b"}
-	got := sortUnique([]backup.Entry{first, &entry{name: "\xff"}, &entry{name: "b"}, &entry{name: "a"}})
-	if len(got) != 3 || got[0].(*entry).name != "a" || got[1] != first || got[2].(*entry).name != "\xff" {
-		t.Errorf("got %v", got)
-	}
-}
-
-func FuzzDirents(f *testing.F) {
-	f.Add([]byte("\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x18\x00\x08abc\x00\x00"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, e := range appendDirents(nil, b) {
-			if strings.Contains(e.name, "\x00") || e.name == "." || e.name == ".." {
-				t.Errorf("name %q", e.name)
-			}
+// A directory that is another one when it has to be opened again, between two
+// batches, is an error, and the end.
+func TestBatchesReopened(t *testing.T) {
+	for _, replaced := range []bool{false, true} {
+		top := t.TempDir()
+		for _, name := range []string{"a", "b", "c", "d", "e"} {
+			write(t, filepath.Join(top, "d", name), "")
 		}
-	})
+		e := child(t, openRoot(t, top, Options{}), "d")
+		opened, err := e.Dir(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries, err := opened.Next(context.Background())
+		if err != nil || len(entries) != 3 {
+			t.Fatal(len(entries), err)
+		}
+		h := opened.(*dir).h
+		h.pool.mu.Lock() // as if many others had been opened
+		h.unlinkIdle()
+		unix.Close(h.fd)
+		h.fd = -1
+		h.pool.mu.Unlock()
+		if replaced {
+			if err := os.Rename(filepath.Join(top, "d"), filepath.Join(top, "other")); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(top, "d", "d"), "")
+		}
+		more, err := opened.Next(context.Background())
+		if replaced {
+			if !errors.Is(err, ErrReplaced) || len(more) != 0 {
+				t.Errorf("%d entries, %v", len(more), err)
+			}
+		} else if err != nil || len(more) != 2 {
+			t.Errorf("%d entries, %v", len(more), err)
+		}
+		if end, err := opened.Next(context.Background()); len(end) != 0 || err != nil {
+			t.Errorf("behind the end: %d entries, %v", len(end), err)
+		}
+		for _, e := range append(entries, more...) {
+			e.Close()
+		}
+		opened.Close()
+	}
 }
 
 func BenchmarkWalk(b *testing.B) {
@@ -639,7 +667,7 @@ func BenchmarkWalk(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		entries, err := d.Entries(context.Background())
+		entries, err := listAll(d)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -653,7 +681,9 @@ func BenchmarkWalk(b *testing.B) {
 	b.Run("files", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if got := down(openRoot(b, dir, Options{}).Entry); got != n {
+			r := openRoot(b, dir, Options{})
+			r.batchEntries = batchEntries
+			if got := down(r.Entry); got != n {
 				b.Fatalf("%d files", got)
 			}
 		}

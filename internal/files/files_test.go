@@ -3,6 +3,7 @@ package files
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -31,13 +32,29 @@ func (r *report) options() Options {
 	}
 }
 
+// openRoot opens a source whose directories give a few entries at a time.
 func openRoot(t testing.TB, path string, o Options) *Root {
 	t.Helper()
 	r, err := OpenRoot(path, o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.batchEntries = 3
 	return r
+}
+
+// listAll returns all entries of a directory.
+func listAll(d backup.Dir) (all []backup.Entry, failed error) {
+	for {
+		batch, err := d.Next(context.Background())
+		if err != nil {
+			failed = errors.Join(failed, err)
+		}
+		if len(batch) == 0 {
+			return all, failed
+		}
+		all = append(all, batch...)
+	}
 }
 
 // found is an entry as a backup would record it.
@@ -89,7 +106,7 @@ func walkEntry(t testing.TB, e backup.Entry, rel string, all map[string]found) {
 			t.Errorf("open %q: %v", rel, err)
 			return
 		}
-		entries, err := d.Entries(context.Background())
+		entries, err := listAll(d)
 		if err != nil {
 			t.Errorf("list %q: %v", rel, err)
 		}
@@ -142,7 +159,7 @@ func child(t testing.TB, r *Root, name string) backup.Entry {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	entries, err := d.Entries(context.Background())
+	entries, err := listAll(d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,7 +379,107 @@ func TestCancelled(t *testing.T) {
 	defer d.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := d.Entries(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := d.Next(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestBatches(t *testing.T) {
+	const bound = 7
+	for _, count := range []int{0, 1, bound - 1, bound, bound + 1, 2*bound - 1, 2 * bound, 5*bound + 1} {
+		for _, rules := range []bool{false, true} {
+			dir := t.TempDir()
+			var want []string
+			for i := range count {
+				name := fmt.Sprintf("%03d", i*37%1000)
+				write(t, filepath.Join(dir, name), "")
+				want = append(want, name)
+			}
+			slices.Sort(want)
+			var o Options
+			var err error
+			if rules { // a whole batch of them, and the ends of others
+				out := func(name string) bool { return name[0] == '3' || name[2] == '5' }
+				if o.Rules, err = exclude.New(exclude.Options{Patterns: []string{"3*", "*5"}}); err != nil {
+					t.Fatal(err)
+				}
+				want = slices.DeleteFunc(want, out)
+			}
+			r := openRoot(t, dir, o)
+			r.batchEntries = bound
+			d, err := r.Entry.Dir(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for {
+				batch, err := d.Next(context.Background())
+				if err != nil || len(batch) > bound {
+					t.Fatalf("%d entries, %v", len(batch), err)
+				}
+				if len(batch) == 0 {
+					break
+				}
+				for _, e := range batch {
+					got = append(got, e.Node().Name)
+					e.Close()
+				}
+			}
+			if batch, err := d.Next(context.Background()); len(batch) > 0 || err != nil {
+				t.Errorf("behind the end: %d entries, %v", len(batch), err)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%d files: got %q, want %q", count, got, want)
+			}
+			d.Close()
+			r.Entry.Close()
+		}
+	}
+}
+
+// What changes between two batches is taken as it is then; what is new is not
+// seen, as in any listing.
+func TestBatchesWhileChanging(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"} {
+		write(t, filepath.Join(dir, name), name)
+	}
+	r := openRoot(t, dir, Options{})
+	defer r.Entry.Close()
+	d, err := r.Entry.Dir(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	entries, err := d.Next(context.Background())
+	if err != nil || len(entries) != 3 {
+		t.Fatal(len(entries), err)
+	}
+	move := func(from, to string) {
+		if err := os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"d", "e", "f", "h"} { // all of the second batch
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	move("a", "g")   // back to front: over another
+	move("j", "bb")  // front to back: missed
+	move("i", "new") // to a name that was not there
+	write(t, filepath.Join(dir, "h", "x"), "x")
+	rest, err := listAll(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range append(entries, rest...) {
+		n := e.Node()
+		got = append(got, fmt.Sprintf("%s %s %d", n.Name, n.Type, n.Size))
+		e.Close()
+	}
+	if want := []string{"a file 1", "b file 1", "c file 1", "g file 1", "h dir 0"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

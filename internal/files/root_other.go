@@ -174,25 +174,46 @@ func (e *entry) Dir(context.Context) (backup.Dir, error) {
 		f.Close()
 		return nil, err
 	}
-	return &dir{e, f}, nil
+	return &dir{e: e, f: f}, nil
 }
 
 // dir implements backup.Dir.
 type dir struct {
-	e *entry
-	f *os.File
+	e      *entry
+	f      *os.File
+	listed bool
+	names  []fs.DirEntry // that Next has not returned, sorted by name
 }
 
 func (d *dir) Close() error { return d.f.Close() }
 
-// Entries returns what there is, and what could be read before an error.
-func (d *dir) Entries(ctx context.Context) ([]backup.Entry, error) {
-	if d.e.foreign {
-		return nil, nil
+// Next returns what there is, and what could be read before an error.
+func (d *dir) Next(ctx context.Context) ([]backup.Entry, error) {
+	var listErr error
+	if !d.listed && !d.e.foreign {
+		d.listed = true
+		listErr = d.list()
 	}
-	list, listErr := d.f.ReadDir(-1)
+	var all []backup.Entry
+	for len(all) < d.e.root.batchEntries && len(d.names) > 0 {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if e := d.look(d.names[0]); e != nil {
+			all = append(all, e)
+		}
+		d.names[0] = nil
+		d.names = d.names[1:]
+	}
+	return all, listErr
+}
+
+func (d *dir) list() error {
+	list, err := d.f.ReadDir(-1)
 	r := d.e.root
 	slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	// While a directory is being changed, a listing may hold a name twice.
+	list = slices.CompactFunc(list, func(a, b fs.DirEntry) bool { return a.Name() == b.Name() })
 	for _, m := range r.opts.Rules.Markers() {
 		i := slices.IndexFunc(list, func(e fs.DirEntry) bool { return e.Name() == m.Name })
 		if i < 0 || m.Header != "" && !d.hasHeader(m, list[i]) {
@@ -204,16 +225,8 @@ func (d *dir) Entries(ctx context.Context) ([]backup.Entry, error) {
 		list = list[i : i+1]
 		break
 	}
-	var all []backup.Entry
-	for _, l := range list {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if e := d.look(l); e != nil {
-			all = append(all, e)
-		}
-	}
-	return all, listErr
+	d.names = list
+	return err
 }
 
 // look asks about one name; nil for what is left out.
