@@ -19,7 +19,8 @@ import (
 type CheckOptions struct {
 	// Select says whether a pack is read; nil: every one.
 	Select func(id ID) bool
-	// Workers is how many packs are read at a time; at least 1.
+	// Workers is how many packs are read, and how many blocks are opened, at a
+	// time; at least 1. Memory is that of three blocks for each.
 	Workers int
 	// Progress, if set, is called with the number of bytes just checked, from
 	// several goroutines.
@@ -42,9 +43,53 @@ type CheckReport struct {
 // what the index says; a pack of which no index object that opens has the table,
 // with its own. The index must be loaded. Damage is in the report; the error says
 // that the check could not be done.
+//
+// Packs are read by some goroutines, their blocks opened by others, so that neither
+// waits for the other, and all processors are busy to the last block.
 func (r *Repository) CheckData(ctx context.Context, o CheckOptions) (*CheckReport, error) {
-	rep := &CheckReport{Damaged: make(map[ID]struct{})}
-	var mu sync.Mutex
+	c := check{r: r, o: &o, rep: &CheckReport{Damaged: make(map[ID]struct{})}, blocks: make(chan sealedBlock)}
+	var openers sync.WaitGroup
+	for range max(o.Workers, 1) {
+		openers.Go(c.open)
+	}
+	err := c.read(ctx)
+	close(c.blocks)
+	openers.Wait()
+	if err != nil {
+		return nil, err
+	}
+	return c.rep, nil
+}
+
+// check is one CheckData.
+type check struct {
+	r      *Repository
+	o      *CheckOptions
+	blocks chan sealedBlock // from those who read packs to those who open blocks
+
+	mu  sync.Mutex
+	rep *CheckReport
+}
+
+// A sealedBlock is a block of a pack as it was read.
+type sealedBlock struct {
+	Block
+	chunks []chunkRef
+	sealed *[]byte // of sealedBuffers
+}
+
+func (c *check) fault(err error, chunks []chunkRef) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rep.Faults = append(c.rep.Faults, err.Error())
+	for _, chunk := range chunks {
+		c.rep.Damaged[chunk.id] = struct{}{}
+	}
+}
+
+// read reads the chosen packs.
+func (c *check) read(ctx context.Context) error {
+	r, o := c.r, c.o
 	left := make(map[ID]int64) // packs to be checked, and their sizes
 	r.index.mu.Lock()
 	for id, info := range r.index.packs {
@@ -55,7 +100,7 @@ func (r *Repository) CheckData(ctx context.Context, o CheckOptions) (*CheckRepor
 	r.index.mu.Unlock()
 	var ids []ID
 	if err := r.list(ctx, "index", nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
-		return nil, err
+		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(o.Workers, 1))
@@ -64,17 +109,15 @@ func (r *Repository) CheckData(ctx context.Context, o CheckOptions) (*CheckRepor
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // replaced meanwhile
 		case errors.Is(err, ErrCorrupt):
-			mu.Lock()
-			rep.Faults = append(rep.Faults, fmt.Sprintf("index %s: %v", id.Short(), err))
-			mu.Unlock()
+			c.fault(fmt.Errorf("index %s: %w", id.Short(), err), nil)
 		case err != nil:
-			return nil, cmp.Or(g.Wait(), fmt.Errorf("read index %s: %w", id.Short(), err))
+			return cmp.Or(g.Wait(), fmt.Errorf("read index %s: %w", id.Short(), err))
 		default:
 			for i := range obj.packs {
 				t := &obj.packs[i]
 				if size, ok := left[t.id]; ok && size == t.size {
 					delete(left, t.id)
-					g.Go(func() error { return r.checkPack(gctx, t, &o, rep, &mu) })
+					g.Go(func() error { return c.readPack(gctx, t) })
 				}
 			}
 		}
@@ -83,40 +126,31 @@ func (r *Repository) CheckData(ctx context.Context, o CheckOptions) (*CheckRepor
 		g.Go(func() error {
 			t, err := r.readTable(gctx, id, size)
 			if err == nil {
-				return r.checkPack(gctx, t, &o, rep, &mu)
+				return c.readPack(gctx, t)
 			}
 			if gctx.Err() != nil {
 				return gctx.Err()
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			rep.Packs++
-			rep.Faults = append(rep.Faults, err.Error())
+			c.fault(err, nil)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.rep.Packs++
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	return rep, nil
+	return g.Wait()
 }
 
-func (r *Repository) checkPack(ctx context.Context, t *packTable, o *CheckOptions, rep *CheckReport, mu *sync.Mutex) error {
-	fault := func(err error, chunks []chunkRef) {
-		mu.Lock()
-		defer mu.Unlock()
-		rep.Faults = append(rep.Faults, err.Error())
-		for _, c := range chunks {
-			rep.Damaged[c.id] = struct{}{}
-		}
-	}
+// readPack reads a pack, has its blocks opened, and compares its table.
+func (c *check) readPack(ctx context.Context, t *packTable) error {
+	r := c.r
 	rc, err := r.backend.Get(ctx, packName(t.id), 0, -1)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		for i := range t.blocks {
-			fault(fmt.Errorf("pack %s: %w", t.id.Short(), err), t.blocks[i].chunks)
+			c.fault(fmt.Errorf("pack %s: %w", t.id.Short(), err), t.blocks[i].chunks)
 		}
 		return nil
 	}
@@ -125,59 +159,73 @@ func (r *Repository) checkPack(ctx context.Context, t *packTable, o *CheckOption
 	magic := make([]byte, len(packMagic))
 	io.ReadFull(in, magic)
 	if string(magic) != packMagic {
-		fault(fmt.Errorf("pack %s: %w: magic number", t.id.Short(), ErrCorrupt), nil)
+		c.fault(fmt.Errorf("pack %s: %w: magic number", t.id.Short(), ErrCorrupt), nil)
 	}
-	var sealed, plain []byte
 	offset := uint32(len(packMagic))
-	chunks := int64(0)
 	for i := range t.blocks {
 		ref := &t.blocks[i]
-		b := &Block{Pack: t.id, Offset: offset, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed}
-		offset += ref.stored
-		if cap(sealed) < int(ref.stored) {
-			sealed = make([]byte, ref.stored)
+		b := sealedBlock{
+			Block:  Block{Pack: t.id, Offset: offset, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed},
+			chunks: ref.chunks,
+			sealed: sealedBuffer(ref.stored),
 		}
-		if _, err := io.ReadFull(in, sealed[:ref.stored]); err != nil {
+		offset += ref.stored
+		if _, err := io.ReadFull(in, *b.sealed); err != nil {
+			sealedBuffers.Put(b.sealed)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			fault(r.blockError(b, fmt.Errorf("%w: %w", ErrCorrupt, err)), ref.chunks)
+			c.fault(r.blockError(&b.Block, fmt.Errorf("%w: %w", ErrCorrupt, err)), ref.chunks)
 			continue
 		}
-		out, err := r.openBlock(b, sealed[:ref.stored], plain)
-		if err != nil {
-			fault(err, ref.chunks)
-			continue
-		}
-		plain = out[:0]
-		for _, c := range ref.chunks {
-			if r.ChunkID(sha256.Sum256(out[:c.size])) != c.id {
-				fault(r.blockError(b, fmt.Errorf("%w: chunk %s has other content", ErrCorrupt, c.id.Short())), []chunkRef{c})
-			}
-			out = out[c.size:]
-			chunks++
-		}
-		if o.Progress != nil {
-			o.Progress(int64(ref.stored))
+		select {
+		case c.blocks <- b:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
-	r.checkTable(ctx, t, fault)
-	mu.Lock()
-	defer mu.Unlock()
-	rep.Packs++
-	rep.Blocks += int64(len(t.blocks))
-	rep.Chunks += chunks
-	rep.Bytes += t.size
+	c.checkTable(ctx, t)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rep.Packs++
+	c.rep.Blocks += int64(len(t.blocks))
+	c.rep.Bytes += t.size
 	return ctx.Err()
 }
 
+// open opens blocks and compares their chunks, until there are no more.
+func (c *check) open() {
+	var plain []byte
+	for b := range c.blocks {
+		out, err := c.r.openBlock(&b.Block, *b.sealed, plain)
+		sealedBuffers.Put(b.sealed)
+		if err != nil {
+			c.fault(err, b.chunks)
+			continue
+		}
+		plain = out[:0]
+		for _, chunk := range b.chunks {
+			if c.r.ChunkID(sha256.Sum256(out[:chunk.size])) != chunk.id {
+				c.fault(c.r.blockError(&b.Block, fmt.Errorf("%w: chunk %s has other content", ErrCorrupt, chunk.id.Short())), []chunkRef{chunk})
+			}
+			out = out[chunk.size:]
+		}
+		c.mu.Lock()
+		c.rep.Chunks += int64(len(b.chunks))
+		c.mu.Unlock()
+		if c.o.Progress != nil {
+			c.o.Progress(int64(b.Stored))
+		}
+	}
+}
+
 // checkTable compares the pack's own table with the index's.
-func (r *Repository) checkTable(ctx context.Context, t *packTable, fault func(error, []chunkRef)) {
-	own, err := r.readTable(ctx, t.id, t.size)
+func (c *check) checkTable(ctx context.Context, t *packTable) {
+	own, err := c.r.readTable(ctx, t.id, t.size)
 	if err == nil && !bytes.Equal(appendTable(nil, own), appendTable(nil, t)) {
 		err = fmt.Errorf("pack %s: %w: its table differs from the index", t.id.Short(), ErrCorrupt)
 	}
 	if err != nil && ctx.Err() == nil {
-		fault(err, nil)
+		c.fault(err, nil)
 	}
 }

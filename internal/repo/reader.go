@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
@@ -28,6 +29,13 @@ func (r *Repository) Locate(hash Hash) (Location, bool) {
 // sealedBuffers holds buffers for sealed blocks.
 var sealedBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
+// sealedBuffer returns n bytes, to be put back into sealedBuffers.
+func sealedBuffer(n uint32) *[]byte {
+	buf := sealedBuffers.Get().(*[]byte)
+	*buf = slices.Grow((*buf)[:0], int(n))[:n]
+	return buf
+}
+
 // ReadBlock returns a block's plaintext, in buf if it is large enough. A block
 // that is not what the index says is ErrCorrupt, one whose pack is gone
 // ErrMissing: its chunks then no longer count as stored. Safe for concurrent use.
@@ -45,19 +53,15 @@ func (r *Repository) readBlock(ctx context.Context, b *Block, buf []byte) ([]byt
 		return nil, r.blockError(b, err)
 	}
 	defer rc.Close()
-	pooled := sealedBuffers.Get().(*[]byte)
-	defer sealedBuffers.Put(pooled)
-	if cap(*pooled) < int(b.Stored) {
-		*pooled = make([]byte, b.Stored)
-	}
-	sealed := (*pooled)[:b.Stored]
-	if _, err := io.ReadFull(rc, sealed); err != nil {
+	sealed := sealedBuffer(b.Stored)
+	defer sealedBuffers.Put(sealed)
+	if _, err := io.ReadFull(rc, *sealed); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF {
 			err = ErrCorrupt
 		}
 		return nil, r.blockError(b, err)
 	}
-	return r.openBlock(b, sealed, buf)
+	return r.openBlock(b, *sealed, buf)
 }
 
 // openBlock opens a sealed block, destroying sealed.
