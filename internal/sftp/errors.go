@@ -1,0 +1,65 @@
+package sftp
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/pkg/sftp"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+)
+
+// permanent returns an error that trying again cannot mend.
+func permanent(hint, format string, args ...any) error {
+	return &storage.PermanentError{Err: fmt.Errorf(format, args...), Hint: hint}
+}
+
+// isStatus reports whether err is an answer of the SFTP server: the session is
+// well, the request was refused.
+func isStatus(err error) bool {
+	_, ok := errors.AsType[*sftp.StatusError](err)
+	return ok || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)
+}
+
+// isFailure reports whether err is SSH_FX_FAILURE, which says nothing more: a full
+// disk, a used-up quota, a name that is taken, a read-only mount, a dying disk.
+func isFailure(err error) bool {
+	status, ok := errors.AsType[*sftp.StatusError](err)
+	return ok && status.FxCode() == sftp.ErrSSHFxFailure
+}
+
+// isUnsupported reports whether the server does not know the request.
+func isUnsupported(err error) bool {
+	status, ok := errors.AsType[*sftp.StatusError](err)
+	return ok && status.FxCode() == sftp.ErrSSHFxOpUnsupported
+}
+
+// statVFSReadOnly is the flag of a read-only mount (SSH2_FXE_STATVFS_ST_RDONLY,
+// OpenSSH's PROTOCOL, section 4.4).
+const statVFSReadOnly = 1
+
+// writeError finds out what is behind the failure of a change at path p for which
+// need bytes were to be stored, and adds the error that callers branch on.
+func (s *Store) writeError(c *session, p string, need int64, err error) error {
+	switch {
+	case err == nil || !isStatus(err):
+		return err
+	case errors.Is(err, fs.ErrPermission):
+		return permanent("on the server, make the store belong to that user, who must be able to write to it",
+			"%w: no permission to change %s on %s: %w", storage.ErrReadOnly, p, c.peer, err)
+	case !isFailure(err):
+		return fmt.Errorf("change %s on %s: %w", p, c.peer, err)
+	}
+	err = fmt.Errorf("change %s on %s: %w", p, c.peer, err)
+	v, vfsErr := s.statVFS(c)
+	switch {
+	case vfsErr != nil:
+		return err
+	case v.Flag&statVFSReadOnly != 0:
+		return permanent("", "%w: %w", storage.ErrReadOnly, err)
+	case freeBytes(v) <= need, v.Files > 0 && v.Favail == 0:
+		return fmt.Errorf("%w: %w", storage.ErrFull, err)
+	}
+	return err
+}

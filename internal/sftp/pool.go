@@ -1,0 +1,161 @@
+package sftp
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+	"time"
+)
+
+// extraPause is how long the pool makes do with the connections it has after
+// another one was refused: servers limit them, and may block a host that insists.
+const extraPause = time.Minute
+
+// A pool holds the sessions of a store. A call gets the one with the fewest calls
+// on it. While all are in use, a further one is made, up to the limit, in the
+// background: nobody waits for it, and it may fail. Only if there is none does a
+// call wait for one, and gets the error if that fails; the next call tries anew.
+type pool struct {
+	limit   int
+	connect func(context.Context) (*session, error)
+	ctx     context.Context // ends when the pool is closed
+	cancel  context.CancelFunc
+	work    sync.WaitGroup // calls, and what goes on behind them
+
+	mu       sync.Mutex
+	closed   bool
+	sessions []*session
+	dialing  *dialing  // nil if no connection is being made
+	pause    time.Time // no further connections before
+}
+
+// A dialing is a connection that is being made, for whoever waits. It belongs to
+// no call: one that is cancelled must not take it from the others.
+type dialing struct {
+	done chan struct{}
+	err  error // valid once done is closed
+}
+
+func newPool(limit int, connect func(context.Context) (*session, error)) *pool {
+	p := &pool{limit: limit, connect: connect}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// acquire returns a live session, to be released once.
+func (p *pool) acquire(ctx context.Context) (s *session, release func(), err error) {
+	for {
+		s, d, err := p.pick()
+		if err != nil {
+			return nil, nil, err
+		}
+		if s != nil {
+			return s, sync.OnceFunc(func() { p.release(s) }), nil
+		}
+		select {
+		case <-d.done:
+			if d.err != nil {
+				return nil, nil, d.err
+			}
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
+}
+
+// pick returns a session, or if there is none, the attempt to make one.
+func (p *pool) pick() (*session, *dialing, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, nil, fs.ErrClosed
+	}
+	p.sessions = slices.DeleteFunc(p.sessions, func(s *session) bool { return s.failure() != nil })
+	var best *session
+	for _, s := range p.sessions {
+		if best == nil || s.active < best.active {
+			best = s
+		}
+	}
+	wanted := best == nil || best.active > 0 && len(p.sessions) < p.limit && time.Now().After(p.pause)
+	if wanted && p.dialing == nil {
+		p.dial()
+	}
+	if best == nil {
+		return nil, p.dialing, nil
+	}
+	best.active++
+	p.work.Add(1)
+	return best, nil, nil
+}
+
+func (p *pool) release(s *session) {
+	p.mu.Lock()
+	s.active--
+	p.mu.Unlock()
+	p.work.Done()
+}
+
+// retain is acquire for a session that the caller holds already.
+func (p *pool) retain(s *session) (release func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.active++
+	p.work.Add(1)
+	return sync.OnceFunc(func() { p.release(s) })
+}
+
+// load adds n to the calls on a session. Unlike retain it is nothing that close
+// waits for: a reader may be closed after its store.
+func (p *pool) load(s *session, n int) {
+	p.mu.Lock()
+	s.active += n
+	p.mu.Unlock()
+}
+
+// dial makes a connection in the background. The lock is held.
+func (p *pool) dial() {
+	d := &dialing{done: make(chan struct{})}
+	p.dialing = d
+	p.work.Go(func() {
+		s, err := p.connect(p.ctx)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.dialing = nil
+		switch {
+		case p.closed:
+			if err == nil {
+				s.fail(fs.ErrClosed)
+			}
+			err = fs.ErrClosed
+		case err != nil:
+			p.pause = time.Now().Add(extraPause)
+		default:
+			p.sessions = append(p.sessions, s)
+		}
+		d.err = err
+		close(d.done)
+	})
+}
+
+func (p *pool) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
+// close ends all sessions, and returns when nothing goes on any more.
+func (p *pool) close() {
+	p.mu.Lock()
+	p.closed = true
+	sessions := p.sessions
+	p.sessions = nil
+	p.mu.Unlock()
+	p.cancel()
+	for _, s := range sessions {
+		s.fail(fmt.Errorf("the store is closed: %w", fs.ErrClosed))
+	}
+	p.work.Wait()
+}

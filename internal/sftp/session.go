@@ -1,0 +1,244 @@
+package sftp
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
+)
+
+// Extensions of OpenSSH (its PROTOCOL, section 4) that are made use of.
+const (
+	extHardlink = "hardlink@openssh.com"
+	extFsync    = "fsync@openssh.com"
+	extStatVFS  = "statvfs@openssh.com"
+	extLimits   = "limits@openssh.com"
+)
+
+// Bytes per request. Every server takes smallPacket. OpenSSH takes messages of
+// 256 KiB; since 8.5 it says so (limits@openssh.com), and returns as many bytes
+// for a read, where older ones return 64 KiB at most.
+const (
+	smallPacket = 32 << 10
+	largePacket = 255 << 10
+)
+
+// missedKeepAlives is how many intervals without a sign of life end a session, as
+// ssh's ServerAliveCountMax.
+const missedKeepAlives = 3
+
+// A session is one SSH connection with one SFTP session on it. It ends once, for
+// all calls on it, and is not used again.
+//
+// Three watches make sure that it ends: the SFTP client notices a closed
+// connection; a keep-alive request goes out whenever nothing has arrived for a
+// while, and what a dead network or host does not answer in time closes the
+// connection, also under a write that blocks; and an SFTP server that leaves
+// requests unanswered (a dead disk or mount behind it) while the SSH server below
+// it is well, is given up after a longer time. What counts as a sign of life is
+// any byte that arrives: behind a slow line that is full of data, the answer to a
+// keep-alive may take minutes, those to earlier requests go on arriving.
+type session struct {
+	peer   string // user@host:port, for messages
+	client *sftp.Client
+	packet int           // bytes per request
+	closer func()        // closes what is below, never blocks
+	lost   chan struct{} // closed at the end
+	start  time.Time     // what the times below count from
+
+	heard    *atomic.Int64 // when bytes last arrived on the connection
+	answered atomic.Int64  // when bytes last arrived from the SFTP server, or requests began to wait
+	waiting  atomic.Int64  // requests without an answer
+
+	active int // calls and readers; guarded by the pool
+
+	mu  sync.Mutex
+	err error
+}
+
+// heardConn notes when bytes arrive.
+type heardConn struct {
+	net.Conn
+	start time.Time
+	heard *atomic.Int64
+}
+
+func (c *heardConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.heard.Store(int64(time.Since(c.start)))
+	}
+	return n, err
+}
+
+// answers is the stream from the SFTP server.
+type answers struct {
+	io.Reader
+	s *session
+}
+
+func (a answers) Read(p []byte) (int, error) {
+	n, err := a.Reader.Read(p)
+	if n > 0 {
+		a.s.answered.Store(int64(time.Since(a.s.start)))
+	}
+	return n, err
+}
+
+// startSFTP starts the SFTP subsystem on a connection, and the watches. The
+// session owns closer from then on, if there is no error.
+func startSFTP(conn *ssh.Client, below *heardConn, peer string, noLarge bool, closer func(), options Options) (*session, error) {
+	s := &session{peer: peer, start: below.start, heard: below.heard, closer: closer, lost: make(chan struct{})}
+	if err := s.openClient(conn, largePacket); err != nil {
+		return nil, err
+	}
+	s.packet = largePacket
+	if noLarge || !s.has(extLimits) {
+		// The size cannot be changed afterwards.
+		s.client.Close()
+		if err := s.openClient(conn, smallPacket); err != nil {
+			return nil, err
+		}
+		s.packet = smallPacket
+	}
+	go s.watchConn(conn, options.KeepAlive, options.AnswerTimeout)
+	go func() {
+		err := s.client.Wait()
+		if err == nil || errors.Is(err, io.EOF) {
+			err = errors.New("closed by the server")
+		}
+		s.fail(err)
+	}()
+	return s, nil
+}
+
+func (s *session) openClient(conn *ssh.Client, packet int) error {
+	channel, err := conn.NewSession()
+	if err != nil {
+		return fmt.Errorf("open a channel: %w", err)
+	}
+	in, err := channel.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := channel.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	// What is not read would fill the channel's window, and stop it.
+	stderr, err := channel.StderrPipe()
+	if err != nil {
+		return err
+	}
+	go io.Copy(io.Discard, stderr)
+	if err := channel.RequestSubsystem("sftp"); err != nil {
+		channel.Close()
+		if errors.Is(err, io.EOF) {
+			return fmt.Errorf("start SFTP: %w", err)
+		}
+		return permanent(`enable it in the server's sshd_config: Subsystem sftp internal-sftp`, "%s offers no SFTP: %w", s.peer, err)
+	}
+	s.client, err = sftp.NewClientPipe(answers{out, s}, in, sftp.MaxPacketUnchecked(packet))
+	if err != nil {
+		channel.Close()
+		return fmt.Errorf("start SFTP: %w", err)
+	}
+	return nil
+}
+
+func (s *session) has(extension string) bool {
+	_, ok := s.client.HasExtension(extension)
+	return ok
+}
+
+// fail ends the session. The first cause counts.
+func (s *session) fail(cause error) {
+	s.mu.Lock()
+	first := s.err == nil
+	if first {
+		s.err = fmt.Errorf("connection to %s lost: %w", s.peer, cause)
+		close(s.lost)
+	}
+	s.mu.Unlock()
+	if first {
+		s.closer()
+	}
+}
+
+// failure is why the session has ended, nil if it lives.
+func (s *session) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// watchConn closes the session when the other side has gone.
+func (s *session) watchConn(conn *ssh.Client, keepAlive, answer time.Duration) {
+	ticker := time.NewTicker(max(min(keepAlive/2, answer/4), time.Millisecond))
+	defer ticker.Stop()
+	var asking atomic.Bool
+	for {
+		select {
+		case <-s.lost:
+			return
+		case <-ticker.C:
+		}
+		now := time.Since(s.start)
+		silent := now - time.Duration(s.heard.Load())
+		unanswered := now - time.Duration(s.answered.Load())
+		switch {
+		case silent >= missedKeepAlives*keepAlive:
+			s.fail(fmt.Errorf("no sign of life for %s", silent.Round(time.Millisecond)))
+		case s.waiting.Load() > 0 && unanswered >= answer:
+			s.fail(fmt.Errorf("its SFTP server has not answered for %s", unanswered.Round(time.Millisecond)))
+		case silent >= keepAlive && asking.CompareAndSwap(false, true):
+			go func() { // may block as long as the session lives
+				defer asking.Store(false)
+				conn.SendRequest("keepalive@openssh.com", true, nil)
+			}()
+		}
+	}
+}
+
+// request makes one request of the SFTP server: all go through here. An error that
+// is not the server's answer to it is one of the session, and ends that; io.EOF
+// remains what it is.
+func request[T any](s *session, f func(*sftp.Client) (T, error)) (T, error) {
+	if s.waiting.Load() == 0 { // before it counts as waiting, lest an idle hour count
+		s.answered.Store(int64(time.Since(s.start)))
+	}
+	s.waiting.Add(1)
+	v, err := f(s.client)
+	s.waiting.Add(-1)
+	if err != nil && !isStatus(err) {
+		if cause := s.failure(); cause != nil {
+			return v, cause
+		}
+		if errors.Is(err, io.EOF) {
+			return v, err
+		}
+		if errors.Is(err, sftp.ErrSSHFxConnectionLost) {
+			err = errors.New("closed by the server")
+		}
+		s.fail(err)
+		return v, s.failure()
+	}
+	return v, err
+}
+
+// tell makes a request that returns nothing. Here io.EOF is what a connection says
+// that was closed under a request.
+func tell(s *session, f func(*sftp.Client) error) error {
+	_, err := request(s, func(c *sftp.Client) (struct{}, error) { return struct{}{}, f(c) })
+	if errors.Is(err, io.EOF) {
+		s.fail(errors.New("closed by the server"))
+		return s.failure()
+	}
+	return err
+}
