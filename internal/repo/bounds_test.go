@@ -29,8 +29,8 @@ func TestManyTinyChunks(t *testing.T) {
 	}
 	// Each block adds at most the chunks of BlockBytes.
 	const most = maxPackChunks + BlockBytes/4
-	for id, p := range r.index.packs {
-		table, err := r.readTable(t.Context(), id, p.size)
+	for id, size := range packsOf(t, r) {
+		table, err := r.readTable(t.Context(), id, size)
 		must(t, err)
 		chunks := 0
 		for _, b := range table.blocks {

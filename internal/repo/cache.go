@@ -3,8 +3,10 @@ package repo
 import (
 	"bufio"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -14,32 +16,28 @@ import (
 // with it. It is disposable: any fault makes the repository be read instead.
 //
 // Processes share it without a lock. Segment files have random names and never
-// change; manifest.json, replaced by rename, says which of them count and which
-// index objects each was made from. When two processes replace it at the same
-// time, the later wins, and the files of the other are removed after orphanAge.
-// Nothing is synced: pages that a power cut loses fail their checksum.
+// change; manifest.json, replaced by rename, says which of them count. Each says
+// itself which index objects it was made from. When two processes replace the
+// manifest at the same time, the later wins, and the files of the other are removed
+// after orphanAge. Nothing is synced: pages that a power cut loses fail their
+// checksum.
 type cacheDir struct {
 	dir string
 }
 
 const (
-	cacheVersion  = 1
+	cacheVersion  = 2
 	cacheManifest = "manifest.json"
 	segmentSuffix = ".seg"
 	orphanAge     = time.Hour
 	// flushEntries is how many chunks are indexed in memory before they go to a
-	// file: 256 Ki entries are some 10 MiB.
+	// file: 256 Ki entries are some 12 MiB.
 	flushEntries = 256 << 10
 )
 
 type manifest struct {
-	Version  int             `json:"version"`
-	Segments []manifestEntry `json:"segments"`
-}
-
-type manifestEntry struct {
-	File   string `json:"file"`
-	Covers []ID   `json:"covers"`
+	Version  int      `json:"version"`
+	Segments []string `json:"segments"` // names of files
 }
 
 // openCache returns the cache of a repository below base, or nil where it cannot
@@ -65,79 +63,83 @@ func (c *cacheDir) read() manifest {
 }
 
 // open maps the segments that consist of index objects that still exist.
-func (c *cacheDir) open(repoID ID, listed map[ID]bool) []*segment {
+func (c *cacheDir) open(repoID ID, exists func(object ID) bool) []*segment {
 	var segs []*segment
-next:
-	for _, e := range c.read().Segments {
-		for _, id := range e.Covers {
-			if !listed[id] {
-				continue next
-			}
-		}
-		if e.File != filepath.Base(e.File) {
+	for _, name := range c.read().Segments {
+		if name != filepath.Base(name) {
 			continue
 		}
-		data, unmap, err := mapFile(filepath.Join(c.dir, e.File))
+		s, err := c.mapSegment(repoID, name)
 		if err != nil {
 			continue
 		}
-		s, err := openSegment(data, repoID)
-		if err != nil {
-			unmap()
+		if slices.ContainsFunc(s.covers, func(id ID) bool { return !exists(id) }) {
+			s.close()
 			continue
 		}
-		s.covers, s.close, s.file = e.Covers, unmap, e.File
 		segs = append(segs, s)
 	}
 	return segs
 }
 
-// store writes merged into a file, and a manifest of it and the files of keep.
-// It returns the mapped file's segment.
-func (c *cacheDir) store(repoID ID, merge, keep []*segment) (*segment, error) {
-	f, err := os.CreateTemp(c.dir, "*"+segmentSuffix)
+func (c *cacheDir) mapSegment(repoID ID, name string) (*segment, error) {
+	data, unmap, err := mapFile(filepath.Join(c.dir, name))
 	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	w := bufio.NewWriterSize(f, 1<<20)
-	if err := mergeSegments(w, repoID, merge); err != nil {
-		os.Remove(f.Name())
-		return nil, err
-	}
-	if err := w.Flush(); err != nil {
-		os.Remove(f.Name())
-		return nil, err
-	}
-	data, unmap, err := mapFile(f.Name())
-	if err != nil {
-		os.Remove(f.Name())
 		return nil, err
 	}
 	s, err := openSegment(data, repoID)
 	if err != nil {
 		unmap()
-		os.Remove(f.Name())
 		return nil, err
 	}
-	s.close, s.file = unmap, filepath.Base(f.Name())
-	for _, old := range merge {
-		s.covers = append(s.covers, old.covers...)
-		s.infos = append(s.infos, old.infos...)
+	s.close, s.file = unmap, name
+	return s, nil
+}
+
+// create makes a file of the segment that write writes, and maps it. It counts once
+// it is published.
+func (c *cacheDir) create(repoID ID, write func(w io.Writer) error) (*segment, error) {
+	f, err := os.CreateTemp(c.dir, "*"+segmentSuffix)
+	if err != nil {
+		return nil, err
 	}
-	m := manifest{Version: cacheVersion, Segments: []manifestEntry{{s.file, s.covers}}}
-	for _, k := range keep {
-		if k.file != "" {
-			m.Segments = append(m.Segments, manifestEntry{k.file, k.covers})
+	w := bufio.NewWriterSize(f, 1<<20)
+	err = write(w)
+	if err == nil {
+		err = w.Flush()
+	}
+	if err2 := f.Close(); err == nil {
+		err = err2
+	}
+	var s *segment
+	if err == nil {
+		s, err = c.mapSegment(repoID, filepath.Base(f.Name()))
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return s, err
+}
+
+// publish makes the files of segs, and no others, count.
+func (c *cacheDir) publish(segs []*segment) error {
+	m := manifest{Version: cacheVersion}
+	for _, s := range segs {
+		if s.file != "" {
+			m.Segments = append(m.Segments, s.file)
 		}
 	}
 	if err := c.write(m); err != nil {
-		unmap()
-		os.Remove(f.Name())
-		return nil, err
+		return err
 	}
 	c.clean(m)
-	return s, nil
+	return nil
+}
+
+// remove deletes the file of a segment that was never published.
+func (c *cacheDir) remove(s *segment) {
+	s.close()
+	os.Remove(filepath.Join(c.dir, s.file))
 }
 
 func (c *cacheDir) write(m manifest) error {
@@ -165,8 +167,8 @@ func (c *cacheDir) write(m manifest) error {
 // clean removes files that no manifest names and no process is about to name.
 func (c *cacheDir) clean(m manifest) {
 	used := map[string]bool{cacheManifest: true}
-	for _, e := range m.Segments {
-		used[e.File] = true
+	for _, name := range m.Segments {
+		used[name] = true
 	}
 	entries, _ := os.ReadDir(c.dir)
 	for _, e := range entries {
@@ -178,10 +180,13 @@ func (c *cacheDir) clean(m manifest) {
 	}
 }
 
+// forget makes no file count.
+func (c *cacheDir) forget() { os.Remove(filepath.Join(c.dir, cacheManifest)) }
+
 // discard forgets everything after a fault in a segment, and removes its file lest
 // another process's manifest names it again.
 func (c *cacheDir) discard(bad *segment) {
-	os.Remove(filepath.Join(c.dir, cacheManifest))
+	c.forget()
 	if bad.file != "" {
 		os.Remove(filepath.Join(c.dir, bad.file))
 	}

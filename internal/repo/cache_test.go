@@ -3,9 +3,12 @@ package repo
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 )
 
 // flipCached changes a byte of a file of a cache, in place: what is mapped changes.
@@ -46,7 +49,7 @@ func TestDamagedCache(t *testing.T) {
 	m := newStore(t)
 	r, _ := openIn(t, m, "")
 	var s source
-	for i := range uint64(400) { // entries of three pages
+	for i := range uint64(400) { // entries of four pages
 		s.data = append(s.data, randomBytes(i, 100))
 	}
 	id, _ := mustBackup(t, r, s)
@@ -69,7 +72,7 @@ func TestDamagedCache(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(whole) != 6*pageBytes {
+	if len(whole) != 9*pageBytes {
 		t.Fatalf("%d bytes", len(whole))
 	}
 	damages := map[string]func(t *testing.T, cache, file string){
@@ -96,7 +99,7 @@ func TestDamagedCache(t *testing.T) {
 		"manifest version": func(t *testing.T, _, file string) {
 			data, err := os.ReadFile(manifestOf(file))
 			must(t, err)
-			must(t, os.WriteFile(manifestOf(file), []byte(strings.Replace(string(data), `"version":1`, `"version":2`, 1)), 0o600))
+			must(t, os.WriteFile(manifestOf(file), []byte(strings.Replace(string(data), `"version":2`, `"version":3`, 1)), 0o600))
 		},
 		"manifest leads out": func(t *testing.T, _, file string) {
 			data, err := os.ReadFile(manifestOf(file))
@@ -232,4 +235,102 @@ func TestSharedCache(t *testing.T) {
 	wantSnapshots(t, r, ids...)
 	must(t, r.Close())
 	wantReadable(t, m, ids...)
+}
+
+// A load goes by batches, each of them a file, and one that is interrupted goes on
+// where it was.
+func TestLoadInBatches(t *testing.T) {
+	m, cache := newStore(t), t.TempDir()
+	r, _ := openIn(t, m, "")
+	var all source
+	for i := range uint64(40) {
+		s := source{data: [][]byte{randomBytes(i, 100)}}
+		mustBackup(t, r, s)
+		all.data = append(all.data, s.data...)
+	}
+	r, err := Open(t.Context(), unclosed{m}, Options{Credentials: []seal.Credential{testKey(0)}, CacheDir: cache})
+	must(t, err)
+	x := &r.index
+	x.segs.Store(new([]*segment))
+	l := newLoader(x)
+	l.cache, l.publish, l.report = x.cache, true, &x.report
+	var objects []listedObject
+	must(t, r.list(t.Context(), "index", nil, func(id ID, size int64) { objects = append(objects, listedObject{id, size}) }))
+	must(t, l.listPacks(t.Context()))
+	l.batchBytes, l.runEntries = 2*objects[0].size, 2
+	must(t, l.read(t.Context(), objects[:30])) // then the process ends
+	if len(l.segs) != 15 || len(segmentFiles(t, cache)) != 15 {
+		t.Errorf("%d segments, %d files", len(l.segs), len(segmentFiles(t, cache)))
+	}
+	for _, s := range l.segs {
+		for i := range s.packs.n {
+			if !s.there.get(i) || !s.fresh.get(i) {
+				t.Error("a pack is not there")
+			}
+		}
+		must(t, s.close())
+	}
+	if got := len(openCache(cache, r.id).read().Segments); got != 15 {
+		t.Errorf("%d files count", got)
+	}
+
+	// What the cache has is not read again: here it cannot be.
+	left := m.Clone()
+	for _, o := range objects[:30] {
+		replace(t, left, objectName(kindIndex, o.id), []byte("damaged"))
+	}
+	r, report := openIn(t, left, cache)
+	if !report.OK() || report.IndexObjects != 40 {
+		t.Errorf("%+v", report)
+	}
+	if n := len(*r.index.segs.Load()); n > maxSegments {
+		t.Errorf("%d segments", n)
+	}
+	for i, c := range all.data {
+		if _, ok := r.Locate(hashOf(c)); !ok {
+			t.Errorf("chunk %d is lost", i)
+		}
+	}
+	must(t, r.Close())
+}
+
+// One more index object does not rewrite the large file, however many runs there
+// are; and look-ups search few files all the same.
+func TestLargeFileStays(t *testing.T) {
+	dir := t.TempDir()
+	x := testIndex(openCache(dir, ID{7}))
+	n := uint64(0)
+	add := func(chunks int) {
+		var ids []ID
+		for range chunks {
+			ids = append(ids, numbered(n))
+			n++
+		}
+		must(t, x.add([]packTable{tableOf(n, ids...)}, numbered(1<<50+n)))
+		x.mu.Lock()
+		x.compact(true)
+		x.mu.Unlock()
+	}
+	add(100_000)
+	large := (*x.segs.Load())[0]
+	written := 0
+	for range 400 {
+		last := *x.segs.Load()
+		add(100)
+		for _, s := range *x.segs.Load() {
+			if !slices.Contains(last, s) {
+				written += s.entries.n
+			}
+		}
+		if len(*x.segs.Load()) > maxSegments {
+			t.Fatalf("%d files", len(*x.segs.Load()))
+		}
+	}
+	if !slices.Contains(*x.segs.Load(), large) {
+		t.Error("the large file was rewritten")
+	}
+	if limit := 400 * 100 * 30; written > limit {
+		t.Errorf("%d entries written for 40,000", written)
+	}
+	x.close()
 }

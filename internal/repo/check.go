@@ -92,12 +92,15 @@ func (c *check) read(ctx context.Context) error {
 	r, o := c.r, c.o
 	left := make(map[ID]int64) // packs to be checked, and their sizes
 	r.index.mu.Lock()
-	for id, info := range r.index.packs {
-		if info.there && (o.Select == nil || o.Select(id)) {
-			left[id] = info.size
+	err := r.index.eachPack(func(id ID, size int64) {
+		if o.Select == nil || o.Select(id) {
+			left[id] = size
 		}
-	}
+	})
 	r.index.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	var ids []ID
 	if err := r.list(ctx, "index", nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
 		return err

@@ -73,9 +73,7 @@ func (w *Writer) Copy(ctx context.Context, src *Repository, hashes iter.Seq2[Has
 
 // copyPack copies some blocks of one pack.
 func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets map[uint32]struct{}) (err error) {
-	src.index.mu.Lock()
-	size := src.index.packs[id].size
-	src.index.mu.Unlock()
+	size := src.index.packSize(id)
 	t, err := src.readTable(ctx, id, size)
 	if errors.Is(err, ErrCorrupt) {
 		t, err = src.indexedTable(ctx, id, size, err)

@@ -51,11 +51,8 @@ func stored(t *testing.T, m *storage.Memory) map[ID]bool {
 	t.Helper()
 	r, _ := openIn(t, m, "")
 	ids := make(map[ID]bool)
-	for id, p := range r.index.packs {
-		if !p.there {
-			continue
-		}
-		table, err := r.readTable(t.Context(), id, p.size)
+	for id, size := range packsOf(t, r) {
+		table, err := r.readTable(t.Context(), id, size)
 		if err != nil {
 			t.Fatal(err)
 		}

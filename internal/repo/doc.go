@@ -11,7 +11,8 @@
 //     when everything it needs is durable and indexed;
 //   - a chunk counts as stored only if its pack is listed with the right size and
 //     is not condemned;
-//   - memory does not grow with the repository, but for 100 bytes a pack.
+//   - memory does not grow with the repository, but for three bits a pack and 16
+//     bytes an index object, if there is a cache on a system that maps files.
 //
 // repo.go: identifiers, places, errors. open.go: creating, opening, keys.
 // format.go: tables and index objects as bytes. object.go: sealed objects.

@@ -1,6 +1,8 @@
 package repo
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,22 +26,28 @@ const (
 	// fetchers is how many index objects, tables or snapshots are read at a
 	// time: enough to hide the latency of a remote store.
 	fetchers = 16
+	// batchBytes is how many stored bytes of index objects become one segment: it
+	// bounds the memory that their tables take before, some 40 MiB.
+	batchBytes = 8 << 20
+	// runEntries makes a batch a file at once: smaller ones are merged first.
+	runEntries = 64 << 10
+	// A damaged segment is rebuilt within healWithin and healPerObject for each of
+	// its index objects; those not read by then leave their chunks absent.
+	healWithin    = 10 * time.Minute
+	healPerObject = 50 * time.Millisecond
 )
 
-// packInfo is what this process knows of a pack.
-type packInfo struct {
+// A listedObject is one object of a listing.
+type listedObject struct {
 	id   ID
-	size int64
-	// there: listed with the size that the index gives. Set before use, by
-	// loading, or when this process has committed the pack.
-	there     bool
-	condemned bool
-	indexed   bool        // mentioned by an index object that opened
-	relied    atomic.Bool // this process stored it, or left a chunk out that is in it
+	size int64 // bytes
 }
 
-// usable says whether chunks of the pack may be read, or (rely) taken as stored.
-func (p *packInfo) usable(rely bool) bool { return p.there && !(rely && p.condemned) }
+func compareListed(a, b listedObject) int { return bytes.Compare(a.id[:], b.id[:]) }
+
+func findListed(sorted []listedObject, id *ID) (int, bool) {
+	return slices.BinarySearchFunc(sorted, id, func(o listedObject, id *ID) int { return bytes.Compare(o.id[:], id[:]) })
+}
 
 // IndexReport says what loading the index found wrong. None of it prevents
 // reading what is there, or a backup: what is missing is stored again.
@@ -61,15 +69,23 @@ func (r *IndexReport) OK() bool {
 	return len(r.MissingPacks)+len(r.ResizedPacks)+len(r.DamagedIndex)+len(r.DamagedPacks)+len(r.CondemnedList) == 0
 }
 
-// index maps chunk IDs to places. Look-ups may run while segments are added.
+// index maps chunk IDs to places. Look-ups may run while segments are added; they
+// take no lock.
 type index struct {
-	repo  *Repository
-	segs  atomic.Pointer[[]*segment]
-	bad   atomic.Pointer[map[place]struct{}] // blocks that could not be read; nil: none
-	cache *cacheDir                          // nil: none
+	repo *Repository
+	segs atomic.Pointer[[]*segment]
+	bad  atomic.Pointer[map[place]struct{}] // blocks that could not be read; nil: none
+
+	healing sync.Mutex // held while a damaged segment is rebuilt; taken before mu
 
 	mu    sync.Mutex // guards what follows, and serialises changes of segs
-	packs map[ID]*packInfo
+	cache *cacheDir  // nil: none
+	// healed: a segment of the cache was found damaged while it was in use, and
+	// rebuilt. After the second time the cache is not used any more.
+	healed bool
+	// others are the packs that are listed and in no segment, by ascending ID:
+	// condemned ones, and those whose table does not open.
+	others []listedObject
 	// condemned are the packs that were on a list when the index was loaded: a
 	// prune that is going on, or was interrupted, may have deleted them.
 	condemned map[ID]struct{}
@@ -77,7 +93,9 @@ type index struct {
 	// publishes them.
 	adopted []packTable
 	retired []*segment // no longer searched; their files stay mapped until close
-	report  IndexReport
+	// forgotten: which packs this process relies on is no longer known.
+	forgotten bool
+	report    IndexReport
 }
 
 // find looks a chunk up.
@@ -95,23 +113,31 @@ func (x *index) find(id *ID, rely bool, loc *Location) bool {
 
 func (x *index) findBut(id *ID, rely bool, bad map[place]struct{}, loc *Location) bool {
 	for {
-		segs := *x.segs.Load()
-		damaged := false
-		for _, s := range segs {
-			ok, err := s.find(id, rely, bad, loc)
-			if ok {
-				return true
-			}
-			if err != nil {
-				damaged = true
-				x.heal(s)
-				break
-			}
-		}
-		if !damaged {
-			return false
+		segs := x.segs.Load()
+		found, damaged := findIn(*segs, id, rely, bad, loc)
+		switch {
+		case damaged != nil:
+			x.heal(damaged)
+		case found && rely && x.segs.Load() != segs:
+			// The mark may have come too late to be carried over to the segment that
+			// replaced this one: x.replace.
+		default:
+			return found
 		}
 	}
+}
+
+func findIn(segs []*segment, id *ID, rely bool, bad map[place]struct{}, loc *Location) (found bool, damaged *segment) {
+	for _, s := range segs {
+		ok, err := s.find(id, rely, bad, loc)
+		if err != nil {
+			return false, s
+		}
+		if ok {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // distrust takes a block that could not be read for bad: its chunks no longer count
@@ -143,50 +169,178 @@ const maxBad = 10_000
 
 // heal replaces a segment whose cache file is damaged by what the repository
 // has. It cannot fail in a way that is silent: index objects that cannot be read
-// now leave their chunks absent, which costs space, not data.
+// now leave their chunks absent, which costs space, not data. Meanwhile what is not
+// damaged is found, and segments are added.
 func (x *index) heal(bad *segment) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	segs := slices.Clone(*x.segs.Load())
-	i := slices.Index(segs, bad)
-	if i < 0 {
+	x.healing.Lock()
+	defer x.healing.Unlock()
+	if !slices.Contains(*x.segs.Load(), bad) {
 		return // another goroutine was faster
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), healWithin+time.Duration(len(bad.covers))*healPerObject)
+	defer cancel()
+	x.mu.Lock()
+	l := newLoader(x)
+	l.condemned, l.report = x.condemned, new(IndexReport)
 	if x.cache != nil {
 		x.cache.discard(bad)
-		x.cache = nil
+		if !x.healed {
+			l.cache = x.cache
+		}
+		x.cache, x.healed = nil, true
 	}
-	segs = slices.Delete(segs, i, i+1)
-	x.retire(bad)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	packs, opened, _ := x.fetch(ctx, bad.covers)
-	if s, err := x.segmentOf(packs); err == nil {
-		s.covers = opened
-		segs = append(segs, s)
+	x.mu.Unlock()
+
+	// What was there stays, if the segment still says what it was.
+	err := bad.eachPack(nil, func(i int, id ID, size int64) {
+		if bad.there.get(i) {
+			l.packs = append(l.packs, listedObject{id, size})
+		}
+	})
+	if err != nil {
+		l.packs = nil
+		x.repo.list(ctx, "packs", nil, func(id ID, size int64) { l.packs = append(l.packs, listedObject{id, size}) })
 	}
-	x.segs.Store(&segs)
+	l.sortPacks()
+	objects := make([]listedObject, len(bad.covers))
+	for i, id := range bad.covers {
+		objects[i] = listedObject{id, batchBytes / 64} // their sizes are not known: most are smaller
+	}
+	l.read(ctx, objects)
+
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.cache = l.cache
+	if next := slices.Clone(*x.segs.Load()); slices.Contains(next, bad) {
+		next = slices.DeleteFunc(next, func(s *segment) bool { return s == bad })
+		next = append(next, l.segs...)
+		x.segs.Store(&next)
+		x.retire(bad)
+		for i := range bad.packs.n {
+			if bad.reliesOn(i) && !relyAgain(bad, i, l.segs) {
+				x.forgotten = true
+			}
+		}
+	} else { // it was merged after all
+		x.retire(l.segs...)
+	}
+	if x.cache != nil {
+		x.cache.publish(*x.segs.Load()) // else the next process reads the repository
+	}
+	x.compact(false)
+}
+
+// relyAgain marks a pack of bad as relied upon in the segments that replace it.
+func relyAgain(bad *segment, i int, segs []*segment) (ok bool) {
+	id, _, err := bad.guardedPackAt(i)
+	if err != nil {
+		return false
+	}
+	for _, s := range segs {
+		err := s.eachPack(&id, func(j int, _ ID, _ int64) {
+			s.rely(j)
+			ok = true
+		})
+		if err != nil {
+			return false
+		}
+	}
+	return ok
+}
+
+// A loader makes segments of index objects.
+type loader struct {
+	x     *index
+	cache *cacheDir // where large segments go; nil: to memory
+	// publish makes each file count at once, so that a load that was interrupted
+	// goes on where it was.
+	publish    bool
+	batchBytes int64 // as the constant
+	runEntries int   // as the constant
+	// packs are the packs that are listed, but for those in the first segments;
+	// by ascending ID. indexed says which of them a segment has.
+	packs     []listedObject
+	indexed   bitmap
+	condemned map[ID]struct{}
+	segs      []*segment
+	report    *IndexReport
+}
+
+func newLoader(x *index) *loader {
+	return &loader{x: x, batchBytes: batchBytes, runEntries: runEntries}
+}
+
+func (l *loader) sortPacks() {
+	slices.SortFunc(l.packs, compareListed)
+	l.indexed = newBitmap(len(l.packs))
+}
+
+// read appends segments of what the index objects say. Those that do not open are
+// in the report, and in no segment's covers: they are read, and reported, each
+// time.
+func (l *loader) read(ctx context.Context, objects []listedObject) error {
+	for len(objects) > 0 {
+		n, sum := 1, objects[0].size
+		for n < len(objects) && sum+objects[n].size <= l.batchBytes {
+			sum += objects[n].size
+			n++
+		}
+		packs, opened, err := l.fetch(ctx, objects[:n])
+		if err != nil {
+			return err
+		}
+		objects = objects[n:]
+		if len(opened) == 0 {
+			continue
+		}
+		s, err := l.segment(packs, opened)
+		if err != nil {
+			return err
+		}
+		if err := l.bind(s); err != nil {
+			l.x.retire(s)
+			return err
+		}
+		l.segs = append(l.segs, s)
+		if l.publish && s.file != "" {
+			l.cache.publish(l.segs) // else it is read again next time
+		}
+	}
+	return nil
+}
+
+// segment makes a segment, in a file if it is large.
+func (l *loader) segment(packs []packTable, covers []ID) (*segment, error) {
+	repoID := l.x.repo.id
+	if l.cache != nil && tableLayout(packs, covers).entries >= l.runEntries {
+		s, err := l.cache.create(repoID, func(w io.Writer) error { return writeSegment(w, repoID, packs, covers) })
+		if err == nil {
+			return s, nil
+		}
+		l.cache = nil // full, perhaps
+	}
+	return segmentOf(repoID, packs, covers)
 }
 
 // fetch reads index objects, and says which did open. Those that are damaged are
 // added to the report.
-func (x *index) fetch(ctx context.Context, ids []ID) (packs []packTable, opened []ID, err error) {
+func (l *loader) fetch(ctx context.Context, objects []listedObject) (packs []packTable, opened []ID, err error) {
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
-	for _, id := range ids {
+	for _, o := range objects {
 		g.Go(func() error {
-			obj, err := x.repo.readIndex(ctx, id)
+			obj, err := l.x.repo.readIndex(ctx, o.id)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
 			case err == nil:
-				packs, opened = append(packs, obj.packs...), append(opened, id)
+				packs, opened = append(packs, obj.packs...), append(opened, o.id)
 			case errors.Is(err, ErrCorrupt):
-				x.report.DamagedIndex = append(x.report.DamagedIndex, id)
+				l.report.DamagedIndex = append(l.report.DamagedIndex, o.id)
 			case errors.Is(err, fs.ErrNotExist): // replaced meanwhile
 			default:
-				return fmt.Errorf("read index %s: %w", id.Short(), err)
+				return fmt.Errorf("read index %s: %w", o.id.Short(), err)
 			}
 			return nil
 		})
@@ -195,39 +349,40 @@ func (x *index) fetch(ctx context.Context, ids []ID) (packs []packTable, opened 
 	return packs, opened, err
 }
 
-// segmentOf makes a segment and binds it to the packs' states. x.mu is held.
-func (x *index) segmentOf(packs []packTable) (*segment, error) {
-	s, err := segmentOf(x.repo.id, packs)
-	if err != nil {
-		return nil, err
-	}
-	return s, x.bind(s)
+// bind finds out which packs of a segment are there.
+func (l *loader) bind(s *segment) error {
+	var fault error
+	err := s.eachPack(nil, func(i int, id ID, size int64) {
+		j, listed := findListed(l.packs, &id)
+		there := listed && l.packs[j].size == size
+		if there {
+			l.indexed.set(j)
+		} else if !listed { // another index object may have had its table
+			for _, o := range l.segs {
+				err := o.eachPack(&id, func(k int, _ ID, osize int64) { there = there || osize == size && o.there.get(k) })
+				fault = errors.Join(fault, err)
+			}
+		}
+		if there {
+			s.set(i, l.condemned)
+		}
+	})
+	return errors.Join(err, fault)
 }
 
-// bind looks up the states of a segment's packs. x.mu is held.
-func (x *index) bind(s *segment) error {
-	s.infos = make([]*packInfo, s.packs.n)
-	for i := range s.infos {
-		id, size, err := s.packAt(i)
+// set notes that a pack is there. Look-ups must not have begun.
+func (s *segment) set(i int, condemned map[ID]struct{}) error {
+	s.there.set(i)
+	if len(condemned) > 0 {
+		id, _, err := s.packAt(i)
 		if err != nil {
 			return err
 		}
-		info := x.packs[id]
-		switch {
-		case info == nil:
-			info = &packInfo{id: id, size: size}
-			x.packs[id] = info
-			if _, pruned := x.condemned[id]; !pruned {
-				x.report.MissingPacks = append(x.report.MissingPacks, id)
-			}
-		case info.size != size && info.there:
-			// Two claims about one pack: the listing decides.
-			x.report.ResizedPacks = append(x.report.ResizedPacks, id)
-			info = &packInfo{id: id, size: size}
+		if _, ok := condemned[id]; ok {
+			return nil
 		}
-		info.indexed = true
-		s.infos[i] = info
 	}
+	s.fresh.set(i)
 	return nil
 }
 
@@ -236,130 +391,173 @@ func (x *index) load(ctx context.Context) (report IndexReport, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	err = x.loadLocked(ctx)
+	if errors.Is(err, errBadSegment) && x.cache != nil {
+		// A file was damaged since it was opened.
+		x.cache.forget()
+		x.cache = nil
+		err = x.loadLocked(ctx)
+	}
 	return x.report, err
 }
 
-func (x *index) loadLocked(ctx context.Context) error {
-	x.packs = make(map[ID]*packInfo)
+func (x *index) loadLocked(ctx context.Context) (err error) {
 	x.report = IndexReport{}
-	x.adopted = nil
+	x.adopted, x.others, x.forgotten = nil, nil, false
 	if old := x.segs.Load(); old != nil {
 		x.retire(*old...)
-		x.segs.Store(new([]*segment))
 	}
-	var objects []ID
+	x.segs.Store(new([]*segment))
+	l := newLoader(x)
+	l.cache, l.publish, l.report = x.cache, true, &x.report
+	defer func() {
+		if err != nil {
+			x.retire(l.segs...)
+		}
+	}()
+
+	var objects []listedObject
 	// The index is listed before the packs: a pack that is listed later than
 	// its index object is there, the other way round it would seem lost.
-	err := x.repo.list(ctx, "index", &x.report.Unknown, func(id ID, _ int64) { objects = append(objects, id) })
-	if err != nil {
-		return err
-	}
-	err = x.repo.list(ctx, "packs", &x.report.Unknown, func(id ID, size int64) {
-		x.packs[id] = &packInfo{id: id, size: size, there: true}
-		x.report.Packs++
-		x.report.Bytes += size
+	err = x.repo.list(ctx, "index", &x.report.Unknown, func(id ID, size int64) {
+		objects = append(objects, listedObject{id, size})
 	})
 	if err != nil {
 		return err
 	}
+	slices.SortFunc(objects, compareListed)
 	x.report.IndexObjects = len(objects)
+	cached := newBitmap(len(objects))
+	if x.cache != nil {
+		l.segs = x.cache.open(x.repo.id, func(id ID) bool {
+			_, ok := findListed(objects, &id)
+			return ok
+		})
+		for _, s := range l.segs {
+			for i := range s.covers {
+				j, _ := findListed(objects, &s.covers[i])
+				cached.set(j)
+			}
+		}
+	}
+
+	// Before the packs, so that what is pruned after their listing is known.
 	condemned, damaged, err := x.repo.condemned(ctx)
 	if err != nil {
 		return err
 	}
-	x.condemned, x.report.CondemnedList = condemned, damaged
-	for id := range condemned {
-		if info := x.packs[id]; info != nil {
-			info.condemned = true
+	x.condemned, l.condemned, x.report.CondemnedList = condemned, condemned, damaged
+	if err := l.listPacks(ctx); err != nil {
+		return err
+	}
+	var missing []listedObject
+	for i, o := range objects {
+		if !cached.get(i) {
+			missing = append(missing, o)
 		}
 	}
-
-	var segs []*segment
-	listed := make(map[ID]bool, len(objects))
-	for _, id := range objects {
-		listed[id] = true
+	if err := l.read(ctx, missing); err != nil {
+		return err
 	}
-	if x.cache != nil {
-		segs = x.cache.open(x.repo.id, listed)
-		for _, s := range segs {
-			if err := x.bind(s); err != nil {
-				x.cache.discard(s)
-				x.retire(segs...)
-				return x.loadUncached(ctx, objects)
-			}
-			for _, id := range s.covers {
-				delete(listed, id)
-			}
-		}
+	if err := l.reportLost(); err != nil {
+		return err
 	}
-	return x.finishLoad(ctx, segs, objects, listed)
+	if err := x.adoptOrphans(ctx, l); err != nil {
+		return err
+	}
+	x.segs.Store(&l.segs)
+	x.compact(true)
+	return nil
 }
 
-// loadUncached is the way on after a damaged cache. x.mu is held.
-func (x *index) loadUncached(ctx context.Context, objects []ID) error {
-	x.cache = nil
-	listed := make(map[ID]bool)
-	for _, id := range objects {
-		listed[id] = true
-	}
-	return x.finishLoad(ctx, nil, objects, listed)
+// listPacks lists the packs: those that the cache's segments have are marked in
+// them, so that nothing of them is in the heap, and the others gathered.
+func (l *loader) listPacks(ctx context.Context) error {
+	var fault error
+	err := l.x.repo.list(ctx, "packs", &l.report.Unknown, func(id ID, size int64) {
+		l.report.Packs++
+		l.report.Bytes += size
+		found := false
+		for _, s := range l.segs {
+			err := s.eachPack(&id, func(i int, _ ID, sz int64) {
+				if sz == size {
+					found = true
+					fault = cmp.Or(fault, s.set(i, l.condemned))
+				}
+			})
+			fault = cmp.Or(fault, err)
+		}
+		if !found {
+			l.packs = append(l.packs, listedObject{id, size})
+		}
+	})
+	l.sortPacks()
+	return cmp.Or(err, fault)
 }
 
-// finishLoad reads the index objects in missing, then the tables of packs that
-// no index object mentions.
-func (x *index) finishLoad(ctx context.Context, segs []*segment, objects []ID, missing map[ID]bool) (err error) {
-	defer func() {
-		if err != nil {
-			x.retire(segs...)
-		}
-	}()
-	// Groups bound the memory that tables take before they become a segment.
-	const group = 64
-	var ids []ID
-	for _, id := range objects {
-		if missing[id] {
-			ids = append(ids, id)
-		}
-	}
-	for chunk := range slices.Chunk(ids, group) {
-		packs, opened, err := x.fetch(ctx, chunk)
-		if err != nil {
+// reportLost finds packs that index objects mention, and that are not there.
+func (l *loader) reportLost() error {
+	for _, s := range l.segs {
+		var fault error
+		err := s.eachPack(nil, func(i int, id ID, size int64) {
+			if s.there.get(i) {
+				return
+			}
+			_, resized := findListed(l.packs, &id)
+			for _, o := range l.segs {
+				err := o.eachPack(&id, func(j int, _ ID, _ int64) { resized = resized || o.there.get(j) })
+				fault = cmp.Or(fault, err)
+			}
+			if _, pruned := l.condemned[id]; resized {
+				l.report.ResizedPacks = append(l.report.ResizedPacks, id)
+			} else if !pruned {
+				l.report.MissingPacks = append(l.report.MissingPacks, id)
+			}
+		})
+		if err := cmp.Or(err, fault); err != nil {
 			return err
 		}
-		if len(opened) == 0 {
+	}
+	for _, ids := range []*[]ID{&l.report.ResizedPacks, &l.report.MissingPacks} {
+		slices.SortFunc(*ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+		*ids = slices.Compact(*ids)
+	}
+	return nil
+}
+
+// adoptOrphans makes a segment of the tables of packs that no index object
+// mentions, and keeps what is left over in x.others. x.mu is held.
+func (x *index) adoptOrphans(ctx context.Context, l *loader) error {
+	var orphans []listedObject
+	for i, p := range l.packs {
+		if l.indexed.get(i) {
 			continue
 		}
-		s, err := x.segmentOf(packs)
-		if err != nil {
-			return err
-		}
-		s.covers = opened // a damaged one is read, and reported, each time
-		segs = append(segs, s)
-	}
-	var orphans []*packInfo
-	for _, p := range x.packs {
-		if p.there && !p.indexed && !p.condemned {
+		if _, ok := l.condemned[p.id]; ok {
+			x.others = append(x.others, p)
+		} else {
 			orphans = append(orphans, p)
 		}
 	}
-	if len(orphans) > 0 {
-		if err := x.adopt(ctx, orphans); err != nil {
-			return err
-		}
-		s, err := x.segmentOf(x.adopted)
-		if err != nil {
-			return err
-		}
-		segs = append(segs, s) // covers nothing: never cached
+	if len(orphans) == 0 {
+		return nil
 	}
-	x.segs.Store(&segs)
-	x.compact(true)
+	if err := x.adopt(ctx, orphans); err != nil {
+		return err
+	}
+	s, err := segmentOf(x.repo.id, x.adopted, nil)
+	if err != nil {
+		return err
+	}
+	if err := l.bind(s); err != nil {
+		return err
+	}
+	l.segs = append(l.segs, s) // covers nothing: never cached
 	return nil
 }
 
 // adopt reads the tables of packs that no index object mentions: what an
 // interrupted run left, or what a lost index object described.
-func (x *index) adopt(ctx context.Context, orphans []*packInfo) error {
+func (x *index) adopt(ctx context.Context, orphans []listedObject) error {
 	var mu sync.Mutex
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchers)
@@ -374,43 +572,110 @@ func (x *index) adopt(ctx context.Context, orphans []*packInfo) error {
 				x.report.Adopted++
 			case errors.Is(err, ErrCorrupt):
 				x.report.DamagedPacks = append(x.report.DamagedPacks, p.id)
+				x.others = append(x.others, p)
 			case errors.Is(err, fs.ErrNotExist): // pruned meanwhile
-				p.there = false
 			default:
 				return err
 			}
 			return nil
 		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	slices.SortFunc(x.others, compareListed)
+	return err
 }
 
 // add makes the chunks of newly committed packs visible. index is the object
-// that holds their tables.
+// that holds their tables. It sorts packs.
 func (x *index) add(packs []packTable, object ID) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.adopted = slices.DeleteFunc(x.adopted, func(t packTable) bool {
 		return slices.ContainsFunc(packs, func(p packTable) bool { return p.id == t.id })
 	})
-	for i := range packs {
-		if x.packs[packs[i].id] == nil {
-			info := &packInfo{id: packs[i].id, size: packs[i].size, there: true}
-			// No snapshot needs the pack yet, so a pruner may condemn it, and the
-			// run may last longer than the grace period.
-			info.relied.Store(true)
-			x.packs[packs[i].id] = info
-		}
-	}
-	s, err := x.segmentOf(packs)
+	s, err := segmentOf(x.repo.id, packs, []ID{object})
 	if err != nil {
 		return err
 	}
-	s.covers = []ID{object}
+	err = s.eachPack(nil, func(i int, id ID, size int64) {
+		known, there := x.known(id, size)
+		if !known {
+			// No snapshot needs the pack yet, so a pruner may condemn it, and the
+			// run may last longer than the grace period.
+			s.rely(i)
+		}
+		if !known || there {
+			s.there.set(i)
+		}
+		if _, condemned := x.condemned[id]; !condemned && s.there.get(i) {
+			s.fresh.set(i)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	x.insert(s)
+	return nil
+}
+
+// insert lets look-ups search a segment. x.mu is held.
+func (x *index) insert(s *segment) {
 	segs := append(slices.Clone(*x.segs.Load()), s)
 	x.segs.Store(&segs)
 	x.compact(false)
+}
+
+// known says whether this process knew of a pack before, and whether it is there
+// with the size. x.mu is held.
+func (x *index) known(id ID, size int64) (known, there bool) {
+	if i, ok := findListed(x.others, &id); ok {
+		known, there = true, x.others[i].size == size
+	}
+	for _, s := range *x.segs.Load() {
+		// What is damaged in the cache is no pack of this process's.
+		s.eachPack(&id, func(i int, _ ID, sz int64) {
+			known = true
+			there = there || sz == size && s.there.get(i)
+		})
+	}
+	return known, there
+}
+
+// eachPack calls fn for each pack that is there; for one of which several index
+// objects have the table, several times. x.mu is held. The error is that of a
+// damaged cache.
+func (x *index) eachPack(fn func(id ID, size int64)) error {
+	for _, o := range x.others {
+		fn(o.id, o.size)
+	}
+	for _, s := range *x.segs.Load() {
+		err := s.eachPack(nil, func(i int, id ID, size int64) {
+			if s.there.get(i) {
+				fn(id, size)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// packSize returns the size of a pack that is there; 0 if it is not.
+func (x *index) packSize(id ID) (size int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if i, ok := findListed(x.others, &id); ok {
+		size = x.others[i].size
+	}
+	for _, s := range *x.segs.Load() {
+		s.eachPack(&id, func(i int, _ ID, sz int64) {
+			if s.there.get(i) {
+				size = sz
+			}
+		})
+	}
+	return size
 }
 
 // compact keeps the number of segments, and of entries in memory, small. It
@@ -433,7 +698,8 @@ func (x *index) compact(flush bool) {
 			entries += s.entries.n
 		}
 	}
-	toCache := x.cache != nil && len(loose) > 0 && (flush || entries >= flushEntries)
+	toCache := x.cache != nil &&
+		(len(loose) > 0 && (flush || entries >= flushEntries) || len(cached) > maxSegments)
 	if !toCache && len(loose) <= maxSegments {
 		return
 	}
@@ -452,19 +718,61 @@ func (x *index) compact(flush bool) {
 			keep = append(keep, s)
 		}
 	}
+	if !toCache {
+		keep = append(keep, cached...)
+	}
+	x.merge(merge, append(adopted, keep...), toCache)
+}
+
+// merge replaces some segments by one, and leaves keep. Where that fails they go
+// on serving: only look-ups are slower. x.mu is held.
+func (x *index) merge(merge, keep []*segment, toCache bool) {
+	var numbers [][]uint32
+	write := func(w io.Writer) (err error) {
+		numbers, err = mergeSegments(w, x.repo.id, merge)
+		return err
+	}
 	var merged *segment
 	var err error
 	if toCache {
-		merged, err = x.cache.store(x.repo.id, merge, keep)
+		merged, err = x.cache.create(x.repo.id, write)
 	} else {
-		merged, err = x.merge(merge)
-		keep = append(keep, cached...)
+		_, _, _, _, _, pages := mergedLayout(merge).tables()
+		buf := make(sizedBuffer, 0, pages*pageBytes)
+		if err = write(&buf); err == nil {
+			merged, err = openSegment(buf, x.repo.id)
+		}
 	}
 	if err != nil {
-		return // the segments go on serving; only look-ups are slower
+		return
 	}
-	next := append(append(adopted, keep...), merged)
+	for i, s := range merge {
+		for pack, n := range numbers[i] {
+			if s.there.get(pack) {
+				merged.there.set(int(n))
+			}
+			if s.fresh.get(pack) {
+				merged.fresh.set(int(n))
+			}
+		}
+	}
+	next := append(keep, merged)
+	if toCache {
+		if err := x.cache.publish(next); err != nil {
+			x.cache.remove(merged)
+			return
+		}
+	}
 	x.segs.Store(&next)
+	// Only now: a look-up that marks a pack in an old segment after this loop
+	// sees the new ones, and looks again (findBut).
+	for i, s := range merge {
+		for pack, n := range numbers[i] {
+			if s.reliesOn(pack) {
+				merged.rely(int(n))
+			}
+		}
+	}
 	x.retire(merge...)
 }
 
@@ -476,23 +784,6 @@ func (x *index) retire(segs ...*segment) {
 			x.retired = append(x.retired, s)
 		}
 	}
-}
-
-// merge makes one segment in memory of some. x.mu is held.
-func (x *index) merge(segs []*segment) (*segment, error) {
-	var buf sizedBuffer
-	if err := mergeSegments(&buf, x.repo.id, segs); err != nil {
-		return nil, err
-	}
-	s, err := openSegment(buf, x.repo.id)
-	if err != nil {
-		return nil, err
-	}
-	for _, old := range segs {
-		s.covers = append(s.covers, old.covers...)
-		s.infos = append(s.infos, old.infos...)
-	}
-	return s, nil
 }
 
 // close writes the cache and unmaps its files. No look-up may follow.
@@ -510,23 +801,29 @@ func (x *index) close() {
 	x.retired = nil
 }
 
-type sizedBuffer []byte
-
-func (b *sizedBuffer) Write(p []byte) (int, error) {
-	*b = append(*b, p...)
-	return len(p), nil
-}
-
 // reliedUpon returns the packs that this process has stored, and those that
-// look-ups with rely found chunks in.
+// look-ups with rely found chunks in. If that is no longer known, there is among
+// them one that cannot be: the run has to be repeated.
 func (x *index) reliedUpon() map[ID]int64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	relied := make(map[ID]int64)
-	for id, p := range x.packs {
-		if p.relied.Load() {
-			relied[id] = p.size
+	forgotten := x.forgotten
+	for _, s := range *x.segs.Load() {
+		for i := range s.packs.n {
+			if !s.reliesOn(i) {
+				continue
+			}
+			id, size, err := s.guardedPackAt(i)
+			if err != nil {
+				forgotten = true
+				continue
+			}
+			relied[id] = size
 		}
+	}
+	if forgotten {
+		relied[ID{}] = 1
 	}
 	return relied
 }
