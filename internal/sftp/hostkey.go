@@ -50,11 +50,14 @@ func loadHostKeys(hop *hop, via, home string) (*hostKeyCheck, error) {
 
 // algorithms are those of the keys that are known: asked for another type, the
 // server would show a key that nothing can be said about.
-// RSA by SHA-1 is left out; keys of that type sign by SHA-2 as well.
+// RSA by SHA-1 is left out; keys of that type sign by SHA-2 as well. A host of which
+// nothing is known is asked for a key without a certificate, which is what its
+// administrator can compare.
 func (c *hostKeyCheck) algorithms() []string {
-	return slices.DeleteFunc(c.db.HostKeyAlgorithms(c.hop.address()), func(a string) bool {
-		return a == ssh.KeyAlgoRSA || a == ssh.CertAlgoRSAv01
-	})
+	if known := c.db.HostKeyAlgorithms(c.hop.address()); len(known) > 0 {
+		return slices.DeleteFunc(known, func(a string) bool { return a == ssh.KeyAlgoRSA || a == ssh.CertAlgoRSAv01 })
+	}
+	return slices.DeleteFunc(ssh.SupportedAlgorithms().HostKeys, func(a string) bool { return strings.Contains(a, "-cert-") })
 }
 
 func (c *hostKeyCheck) callback(address string, _ net.Addr, key ssh.PublicKey) error {
