@@ -24,9 +24,27 @@ type dir struct {
 	rel  string // below the root; only where there are rules
 
 	listed bool
-	names  listing // sorted by name
-	next   int     // number of the first name that Next has not returned
-	last   string  // the name before it
+	names  listing // of a directory of one batch; sorted
+	more   *packed // of one that is larger
+	last   string  // name of the last one looked at
+}
+
+// left is how many names Next has not looked at.
+func (d *dir) left() int {
+	if d.more != nil {
+		return d.more.len()
+	}
+	return d.names.len()
+}
+
+// take returns the next names.
+func (d *dir) take() []dirent {
+	if d.more != nil {
+		return d.more.take(d.root.batchEntries)
+	}
+	names := d.names.slice(0, d.names.len())
+	d.names = listing{}
+	return names
 }
 
 // Next returns what there is, and what could be read before an error.
@@ -35,12 +53,12 @@ type dir struct {
 // others create and remove entries may give an entry twice or never, and names come
 // in no useful order. The entries are made a batch at a time.
 func (d *dir) Next(ctx context.Context) ([]backup.Entry, error) {
-	if d.listed && d.next == d.names.len() {
+	if d.listed && d.left() == 0 {
 		return nil, nil
 	}
 	fd, err := d.h.acquire()
 	if err != nil {
-		d.listed, d.next = true, d.names.len() // what is left of it, no call will find
+		d.listed, d.names, d.more = true, listing{}, nil // what is left, no call will find
 		return nil, &fs.PathError{Op: "open", Path: d.h.path(), Err: err}
 	}
 	defer d.h.release()
@@ -54,8 +72,12 @@ func (d *dir) Next(ctx context.Context) ([]backup.Entry, error) {
 			d.rel = d.h.rel()
 			d.applyMarkers(fd, rules)
 		}
+		if d.names.len() > d.root.batchEntries {
+			d.more = d.names.pack()
+			d.names = listing{}
+		}
 	}
-	for d.next < d.names.len() {
+	for d.left() > 0 {
 		entries, err := d.batch(ctx, fd)
 		if err != nil || len(entries) > 0 {
 			return entries, cmp.Or(err, listErr)
@@ -66,8 +88,7 @@ func (d *dir) Next(ctx context.Context) ([]backup.Entry, error) {
 
 // batch makes entries of the next names. There may be none: all left out.
 func (d *dir) batch(ctx context.Context, fd int) ([]backup.Entry, error) {
-	names := d.names.slice(d.next, min(d.next+d.root.batchEntries, d.names.len()))
-	d.next += len(names)
+	names := d.take()
 	// In the order of inodes, which is nearly that of the disk: a cold listing
 	// of a large directory on a spinning disk is many times faster so.
 	order := make([]int32, len(names))

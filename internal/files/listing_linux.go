@@ -7,9 +7,9 @@ import (
 	"slices"
 )
 
-// A listing holds the names of a directory, packed, so that a million names of 20
-// bytes take 47 MB; as strings, each with what belongs to it, they would take
-// twice as much.
+// A listing holds the names of a directory while they are read and sorted, in few
+// pieces: a million names of 20 bytes take 47 MB, and as strings more than twice
+// as much.
 type listing struct {
 	// Records of inode (8 bytes), kind (1), length of the name (2) and name: a page
 	// for each system call.
@@ -131,6 +131,86 @@ func (l *listing) slice(from, to int) []dirent {
 		size := len(l.name(n))
 		out = append(out, dirent{text[:size], binary.NativeEndian.Uint64(r), r[8]})
 		text = text[size:]
+	}
+	return out
+}
+
+// packedBytes is the size of a piece of packed names.
+const packedBytes = 64 << 10
+
+// packed holds names in their order until they are asked for, each as what it does
+// not share with the one before: a large directory has names alike, and a
+// million of them take some 12 MB.
+type packed struct {
+	count  int
+	pieces [][]byte // the first is being read
+	last   []byte   // name read, or written, last
+	ino    uint64   // its inode
+}
+
+// pack packs a sorted listing.
+func (l *listing) pack() *packed {
+	p := &packed{count: len(l.names)}
+	var piece []byte
+	for _, n := range l.names {
+		r := l.pages[n.page][n.offset:]
+		name, ino := l.name(n), binary.NativeEndian.Uint64(r)
+		shared := 0
+		for shared < min(len(name), len(p.last)) && name[shared] == p.last[shared] {
+			shared++
+		}
+		if most := 4*binary.MaxVarintLen64 + len(name); cap(piece)-len(piece) < most {
+			if piece != nil {
+				p.pieces = append(p.pieces, piece)
+			}
+			piece = make([]byte, 0, max(packedBytes, most))
+		}
+		piece = append(piece, r[8])
+		piece = binary.AppendVarint(piece, int64(ino-p.ino))
+		piece = binary.AppendUvarint(piece, uint64(shared))
+		piece = binary.AppendUvarint(piece, uint64(len(name)-shared))
+		piece = append(piece, name[shared:]...)
+		p.last, p.ino = name, ino
+	}
+	if piece != nil {
+		p.pieces = append(p.pieces, piece)
+	}
+	p.last, p.ino = nil, 0
+	return p
+}
+
+func (p *packed) len() int { return p.count }
+
+// take removes the first n names and returns them; they share one string.
+func (p *packed) take(n int) []dirent {
+	n = min(n, p.count)
+	p.count -= n
+	var all []byte
+	out := make([]dirent, n)
+	ends := make([]int, n)
+	for i := range out {
+		if len(p.pieces[0]) == 0 {
+			p.pieces[0] = nil
+			p.pieces = p.pieces[1:]
+		}
+		b := p.pieces[0]
+		out[i].kind = b[0]
+		delta, k := binary.Varint(b[1:])
+		b = b[1+k:]
+		shared, k := binary.Uvarint(b)
+		b = b[k:]
+		size, k := binary.Uvarint(b)
+		b = b[k:]
+		p.ino += uint64(delta)
+		out[i].ino = p.ino
+		p.last = append(p.last[:shared], b[:size]...)
+		all = append(all, p.last...)
+		ends[i] = len(all)
+		p.pieces[0] = b[size:]
+	}
+	text, from := string(all), 0
+	for i, end := range ends {
+		out[i].name, from = text[from:end], end
 	}
 	return out
 }

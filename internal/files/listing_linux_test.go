@@ -63,6 +63,14 @@ func TestListing(t *testing.T) {
 				t.Errorf("%q: found %v at %d", got[i].name, ok, at)
 			}
 		}
+		p := l.pack()
+		var unpacked []dirent
+		for p.len() > 0 {
+			unpacked = append(unpacked, p.take(rapid.IntRange(1, 30).Draw(t, "taken"))...)
+		}
+		if again := l.slice(0, l.len()); !slices.Equal(unpacked, again) {
+			t.Errorf("unpacked %+v, want %+v", unpacked, again)
+		}
 		if _, ok := l.find(prefix + "nothing of the kind"); ok {
 			t.Error("found what is not there")
 		}
@@ -105,6 +113,27 @@ func TestBatchesUnique(t *testing.T) {
 	}
 	if err != nil || got != "abcd" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// Packed names fill pieces to their ends, the longest ones of a kernel, too.
+func TestPackedPieces(t *testing.T) {
+	for _, length := range []int{1, 20, 255, packedBytes / 3, packedBytes/2 - 20, packedBytes - 100} {
+		var l listing
+		var want []string
+		for i := range 3 + 4*packedBytes/(length+20) {
+			name := strings.Repeat(string(rune('a'+i%26)), length-1) + string(rune('a'+i/26%26))
+			want = append(want, name)
+			l.add(appendDirent(nil, uint64(i), 8, name))
+		}
+		l.sort()
+		slices.Sort(want)
+		p := l.pack()
+		for i := 0; p.len() > 0; i++ {
+			if got := p.take(1); got[0].name != want[i] {
+				t.Fatalf("length %d: name %d differs", length, i)
+			}
+		}
 	}
 }
 
