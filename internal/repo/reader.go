@@ -47,6 +47,54 @@ func (r *Repository) ReadBlock(ctx context.Context, b *Block, buf []byte) ([]byt
 	return plain, err
 }
 
+// ReadBlocks is ReadBlock for blocks of one pack in the order of their offsets.
+// Those that follow each other are read with one request. next is called for each in
+// order, with its plaintext or the error, and returns the buffer for the one after,
+// which may be nil. When ctx has ended, the rest is left out. Safe for concurrent
+// use.
+func (r *Repository) ReadBlocks(ctx context.Context, blocks []*Block, buf []byte, next func(plain []byte, err error) []byte) {
+	for len(blocks) > 0 && ctx.Err() == nil {
+		n := 1
+		for n < len(blocks) && blocks[n].Offset == blocks[n-1].Offset+blocks[n-1].Stored {
+			n++
+		}
+		read := 0
+		if n > 1 {
+			read, buf = r.readRun(ctx, blocks[:n], buf, next)
+		}
+		if read < n && ctx.Err() == nil { // alone, or whatever was wrong: its own request tells
+			buf = next(r.ReadBlock(ctx, blocks[read], buf))
+			read++
+		}
+		blocks = blocks[read:]
+	}
+}
+
+// readRun reads neighbouring blocks, up to the first that cannot be read. It returns
+// their number.
+func (r *Repository) readRun(ctx context.Context, blocks []*Block, buf []byte, next func([]byte, error) []byte) (int, []byte) {
+	first, last := blocks[0], blocks[len(blocks)-1]
+	rc, err := r.backend.Get(ctx, packName(first.Pack), int64(first.Offset), int64(last.Offset)+int64(last.Stored)-int64(first.Offset))
+	if err != nil {
+		return 0, buf
+	}
+	defer rc.Close()
+	for i, b := range blocks {
+		sealed := sealedBuffer(b.Stored)
+		_, err := io.ReadFull(rc, *sealed)
+		var plain []byte
+		if err == nil {
+			plain, err = r.openBlock(b, *sealed, buf)
+		}
+		sealedBuffers.Put(sealed)
+		if err != nil {
+			return i, buf
+		}
+		buf = next(plain, nil)
+	}
+	return len(blocks), buf
+}
+
 func (r *Repository) readBlock(ctx context.Context, b *Block, buf []byte) ([]byte, error) {
 	rc, err := r.backend.Get(ctx, packName(b.Pack), int64(b.Offset), int64(b.Stored))
 	if err != nil {

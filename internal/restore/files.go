@@ -400,32 +400,90 @@ func (s *session) execute(p *plan) {
 	slices.SortFunc(p.blocks, func(a, b blockPlan) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.block.Offset, b.block.Offset))
 	})
-	s.parallel(len(p.blocks), func(i int, buf *[]byte) {
-		s.executeBlock(&p.blocks[i], buf)
-		p.blocks[i].pieces = nil
+	runs := p.runs(s.o.Workers)
+	s.parallel(len(runs), func(i int, buf *[]byte) {
+		s.executeRun(runs[i], buf)
+		clear(runs[i])
 	})
 }
 
-func (s *session) executeBlock(b *blockPlan, buf *[]byte) {
-	b.pieces = slices.DeleteFunc(b.pieces, func(p piece) bool { return p.job.ended.Load() })
-	if len(b.pieces) == 0 {
+// runs divides the sorted blocks into neighbours in a pack that are read by one
+// worker: not so many that others have nothing to do at the end.
+func (p *plan) runs(workers int) (runs [][]blockPlan) {
+	most := max(len(p.blocks)/(runsPerWorker*workers), 1)
+	for rest := p.blocks; len(rest) > 0; {
+		n, size := 1, int64(rest[0].block.Stored)
+		for n < min(len(rest), most) && rest[n].rank == rest[0].rank && size+int64(rest[n].block.Stored) <= runBytes {
+			size += int64(rest[n].block.Stored)
+			n++
+		}
+		runs = append(runs, rest[:n])
+		rest = rest[n:]
+	}
+	return runs
+}
+
+// executeRun reads some blocks of a pack and writes their files.
+func (s *session) executeRun(run []blockPlan, buf *[]byte) {
+	var wanted []*blockPlan
+	var blocks []*repo.Block
+	for i := range run {
+		b := &run[i]
+		if !b.needed() {
+			continue
+		}
+		if data, used, ok := s.kept.take(b.key()); ok {
+			if spare := s.executeBlock(b, data, used); cap(spare) > cap(*buf) {
+				*buf = spare
+			}
+			continue
+		}
+		wanted, blocks = append(wanted, b), append(blocks, &b.block)
+	}
+	next := func(data []byte, err error) []byte {
+		b := wanted[0]
+		wanted = wanted[1:]
+		if err == nil {
+			s.readOK()
+			*buf = s.executeBlock(b, data, 0)
+		} else if !s.stopped() {
+			s.readFailed(err)
+			s.salvage(b, err)
+		}
+		return *buf
+	}
+	if r, ok := s.r.(RunReader); ok && len(blocks) > 1 {
+		r.ReadBlocks(s.ctx, blocks, *buf, next)
 		return
 	}
-	s.o.Progress.current.Store(b.pieces[0].job.dir)
-	key := blockKey{b.block.Pack, b.block.Offset}
-	data, used, kept := s.kept.take(key)
-	if !kept {
-		var err error
-		if data, err = s.r.ReadBlock(s.ctx, &b.block, *buf); err != nil {
-			if !s.stopped() {
-				s.readFailed(err)
-				s.salvage(b, err)
-			}
+	for _, b := range blocks {
+		if s.stopped() {
 			return
 		}
-		s.readOK()
-		*buf = nil // data may be in it
+		if wanted[0].needed() { // the one before may have ended its files
+			next(s.r.ReadBlock(s.ctx, b, *buf))
+		} else {
+			wanted = wanted[1:]
+		}
 	}
+}
+
+func (b *blockPlan) key() blockKey { return blockKey{b.block.Pack, b.block.Offset} }
+
+// needed forgets what was wanted for files that have ended, and says whether
+// anything is left.
+func (b *blockPlan) needed() bool {
+	b.pieces = slices.DeleteFunc(b.pieces, func(p piece) bool { return p.job.ended.Load() })
+	return len(b.pieces) > 0
+}
+
+// executeBlock writes what was wanted of a block. used is how much of it was wanted
+// before. It returns a buffer that is free, or nil.
+func (s *session) executeBlock(b *blockPlan, data []byte, used int) (spare []byte) {
+	if !b.needed() {
+		return data
+	}
+	s.o.Progress.current.Store(b.pieces[0].job.dir)
 	sums := make(map[uint32]sumOf, len(b.pieces))
 	for rest := b.pieces; len(rest) > 0 && !s.stopped(); {
 		n := 1
@@ -439,11 +497,9 @@ func (s *session) executeBlock(b *blockPlan, buf *[]byte) {
 		used += int(b.pieces[i].size)
 	}
 	if used < len(data) {
-		data = s.kept.put(key, data, used)
+		return s.kept.put(b.key(), data, used)
 	}
-	if cap(data) > cap(*buf) {
-		*buf = data
-	}
+	return data
 }
 
 type sumOf struct {

@@ -60,6 +60,16 @@ type Repository interface {
 	ReadBlock(ctx context.Context, b *repo.Block, buf []byte) ([]byte, error)
 }
 
+// A RunReader is a Repository that reads neighbouring blocks with one request, which
+// saves the time that each request to a distant store takes.
+type RunReader interface {
+	// ReadBlocks is ReadBlock for blocks of one pack in the order of their
+	// offsets. next is called for each, with its plaintext or the error, and
+	// returns the buffer for the one after. When ctx has ended, the rest is left
+	// out.
+	ReadBlocks(ctx context.Context, blocks []*repo.Block, buf []byte, next func(plain []byte, err error) []byte)
+}
+
 // TempPrefix begins the names of unfinished files; 16 hexadecimal digits follow.
 const TempPrefix = ".bh-restore-"
 
@@ -70,8 +80,14 @@ const (
 	windowChunks = 32 << 10 // chunks planned together, about 130 bytes each; one plan is in memory
 	windowWeight = 32 << 10 // chunks, extents, KiBs of attributes and waiting links in the nodes of a window
 	keptBytes    = 8 << 20  // plaintext of blocks kept from window to window
-	maxOpenFiles = 64       // unfinished files open at a time
-	maxIdleDirs  = 96       // directory handles kept open without need
+	runBytes     = 4 << 20  // stored length of the blocks that are read with one request
+
+	// runsPerWorker is how many requests a worker makes at least for a plan, so that
+	// all end at about the same time.
+	runsPerWorker = 8
+
+	maxOpenFiles = 64 // unfinished files open at a time
+	maxIdleDirs  = 96 // directory handles kept open without need
 	maxWorkers   = 32
 	allocateMin  = 1 << 20 // bytes from which on a file is preallocated
 

@@ -410,3 +410,86 @@ func hashOf(data string) repo.Hash {
 	m := newMemory()
 	return m.add([]byte(data)).Hash
 }
+
+// running is a RunReader.
+type running struct {
+	hooked
+	requests *atomic.Int64
+}
+
+func (r running) ReadBlocks(ctx context.Context, blocks []*repo.Block, buf []byte, next func([]byte, error) []byte) {
+	r.requests.Add(1)
+	for i, b := range blocks {
+		if i > 0 && (b.Pack != blocks[i-1].Pack || b.Offset <= blocks[i-1].Offset) {
+			panic("blocks of several packs, or not in order")
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		buf = next(r.ReadBlock(ctx, b, buf))
+	}
+}
+
+// TestRuns reads several blocks with a request, with and without damage, and
+// restores what a repository does that cannot.
+func TestRuns(t *testing.T) {
+	m := newMemory()
+	m.chunkSize, m.blockSize = 1000, 3000
+	var entries []*tree.Node
+	for i := range 300 {
+		entries = append(entries, m.file(mine(fmt.Sprintf("%03d", i), 0o600), noise(uint64(i), 2500)))
+	}
+	root := m.dir(t, mine("src", 0o700), entries...)
+	for _, damaged := range []bool{false, true} {
+		if damaged {
+			m.bad[m.blockOf(entries[40].Content[0])] = repo.ErrCorrupt
+			m.bad[m.blockOf(entries[41].Content[1])] = repo.ErrMissing
+			m.bad[m.blockOf(entries[200].Content[1])] = errors.New("connection reset")
+		}
+		for _, b := range []bounds{{}, {start: 1, files: 20}, {chunks: 40, openFiles: 1}} {
+			plain, inRuns := t.TempDir(), t.TempDir()
+			want := run(t, m, root, "/src", plain, Options{bounds: b})
+			m.readAll.Store(0)
+			var requests atomic.Int64
+			got := run(t, running{hooked{memory: m}, &requests}, root, "/src", inRuns, Options{Workers: 2, bounds: b})
+			if got.Files != want.Files || got.LostCount != want.LostCount || (got.LostCount > 0) != damaged || got.FailedCount != 0 {
+				t.Errorf("%+v instead of %+v", got, want)
+			}
+			if !reflect.DeepEqual(contents(t, plain), contents(t, inRuns)) {
+				t.Error("content differs")
+			}
+			if n := requests.Load(); b == (bounds{}) && (n == 0 || n > m.readAll.Load()/2) {
+				t.Errorf("%d requests for %d blocks", n, m.readAll.Load())
+			}
+		}
+	}
+}
+
+// TestRunsCancel cancels before each block of runs.
+func TestRunsCancel(t *testing.T) {
+	m := newMemory()
+	root, want := dirsOf(t, m, 10, 10)
+	for after := int64(1); after <= 101; after += 10 {
+		ctx, cancel := context.WithCancel(t.Context())
+		var calls, requests atomic.Int64
+		target := t.TempDir()
+		_, err := Run(ctx, running{hooked{m, nil, func() {
+			if calls.Add(1) == after {
+				cancel()
+			}
+		}}, &requests}, &tree.Snapshot{}, root, "/src", target, Options{Workers: 1})
+		cancel()
+		if (err == nil) != (after > 100) || err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("after %d: %v", after, err)
+		}
+		got := contents(t, target)
+		for name, data := range got {
+			if data != want[name] {
+				t.Errorf("after %d: %s is partial", after, name)
+			}
+		}
+		if left := temps(t, target); len(left) > 0 || int64(len(got)) >= after {
+			t.Errorf("after %d: %d files, left: %v", after, len(got), left)
+		}
+	}
+}
