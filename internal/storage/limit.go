@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"golang.org/x/time/rate"
 
@@ -22,7 +23,7 @@ const (
 
 // A Rate is a limit in bytes per second, shared by all transfers of all backends
 // that were given it. nil is no limit. It may be used concurrently.
-type Rate struct{ limiter *rate.Limiter }
+type Rate struct{ limiters []*rate.Limiter }
 
 // NewRate returns a limit; nil, which is none, for 0. Up to a tenth of a second's
 // worth, but at least 4 KiB, passes at once.
@@ -31,7 +32,18 @@ func NewRate(bytesPerSecond int64) *Rate {
 		return nil
 	}
 	burst := min(max(bytesPerSecond/burstsPerSecond, minBurst), maxBurst)
-	return &Rate{rate.NewLimiter(rate.Limit(bytesPerSecond), int(burst))}
+	return &Rate{[]*rate.Limiter{rate.NewLimiter(rate.Limit(bytesPerSecond), int(burst))}}
+}
+
+// And returns the limit of whoever has to keep both.
+func (r *Rate) And(other *Rate) *Rate {
+	switch {
+	case r == nil:
+		return other
+	case other == nil:
+		return r
+	}
+	return &Rate{slices.Concat(r.limiters, other.limiters)}
 }
 
 // piece bounds what may pass at once: the limiter refuses more.
@@ -39,7 +51,11 @@ func (r *Rate) piece(p []byte) []byte {
 	if r == nil {
 		return p
 	}
-	return p[:min(len(p), r.limiter.Burst())]
+	n := len(p)
+	for _, l := range r.limiters {
+		n = min(n, l.Burst())
+	}
+	return p[:n]
 }
 
 // wait returns when n bytes, at most a piece, may pass. The error is the context's.
@@ -47,12 +63,14 @@ func (r *Rate) wait(ctx context.Context, n int) error {
 	if r == nil {
 		return nil
 	}
-	err := r.limiter.WaitN(ctx, n)
-	if err != nil && ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if err != nil { // it would be too late when our turn comes
-		return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
+	for _, l := range r.limiters {
+		err := l.WaitN(ctx, n)
+		if err != nil && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // it would be too late when our turn comes
+			return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
+		}
 	}
 	return nil
 }

@@ -204,3 +204,21 @@ func TestLimitCancelled(t *testing.T) {
 		})
 	}
 }
+
+// TestRateAnd: of two rates that both hold, the slower one decides, and each counts
+// what passes through the other.
+func TestRateAnd(t *testing.T) {
+	slow, quick := storage.NewRate(1<<20), storage.NewRate(4<<20)
+	if slow.And(nil) != slow || (*storage.Rate)(nil).And(quick) != quick {
+		t.Error("no limit changes a limit")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		slow, quick := storage.NewRate(1<<20), storage.NewRate(4<<20)
+		b := storage.Limit(storage.NewMemory(), storage.Limits{Upload: quick.And(slow)})
+		start := time.Now()
+		storagetest.Put(t, b, "a", make([]byte, 10<<20))
+		if took := time.Since(start); took < 9*time.Second || took > 11*time.Second {
+			t.Errorf("10 MiB at 1 MiB/s took %s", took)
+		}
+	})
+}
