@@ -40,6 +40,7 @@ var only = map[string]string{
 	"github.com/jedib0t/go-pretty":  "",
 	"github.com/klauspost/compress": "repo",
 	"golang.org/x/time":             "storage",
+	"github.com/minio/minio-go":     "s3",
 	"github.com/pkg/sftp":           "sftp",
 	"golang.org/x/crypto/ssh":       "sftp",
 }

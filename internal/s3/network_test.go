@@ -1,0 +1,342 @@
+package s3_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/s3"
+	"github.com/SP1R4/BackupHandler/v3/internal/s3/s3test"
+	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+)
+
+// soon is much longer than any operation here takes, and much shorter than a test
+// that hangs.
+const soon = 20 * time.Second
+
+// within runs f and reports it if it takes too long.
+func within(t *testing.T, what string, f func() error) error {
+	t.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- f() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(soon):
+		t.Fatalf("%s still has not ended", what)
+		return nil
+	}
+}
+
+// TestCut: connections that break off or stand still, in either direction, end an
+// operation soon, with an error that may pass.
+func TestCut(t *testing.T) {
+	const size = 8 << 20
+	server := s3test.Start(t, s3test.Options{})
+	server.MakeBucket(t, "bucket")
+	loc := s3.Location{Bucket: "bucket"}
+	content := bytes.Repeat([]byte("x"), size)
+	owner := open(t, loc, server.Options())
+	if err := owner.Put(t.Context(), "large", bytes.NewReader(content), size); err != nil {
+		t.Fatal(err)
+	}
+	for _, hang := range []time.Duration{0, time.Minute} {
+		for _, down := range []bool{false, true} {
+			for _, after := range []int64{0, 1 << 20} {
+				if after == 0 && !down {
+					continue // not even the request: the same as down
+				}
+				o := server.Options()
+				o.Stall = time.Second
+				cut := strings.TrimPrefix(server.Cut(t, after, down, hang), "http://")
+				var broken atomic.Bool
+				o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+					if broken.Load() {
+						addr = cut
+					}
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+				s := open(t, loc, o)
+				put(t, s, "small-"+cut[strings.LastIndex(cut, ":")+1:], "x") // learns
+				broken.Store(true)
+				s.CloseIdle()
+				err := within(t, "get", func() error {
+					rc, err := s.Get(t.Context(), "large", 0, -1)
+					if err != nil {
+						return err
+					}
+					defer rc.Close()
+					_, err = io.Copy(io.Discard, rc)
+					return err
+				})
+				if down {
+					wantFailure(t, "get", err, false)
+				} else if err != nil { // what goes up is short
+					t.Errorf("get: %v", err)
+				}
+				s.CloseIdle()
+				err = within(t, "put", func() error { return s.Put(t.Context(), "new", bytes.NewReader(content), size) })
+				if down && after > 0 {
+					if err != nil { // what comes down is short
+						t.Errorf("put: %v", err)
+					} else if err := owner.Delete(t.Context(), "new"); err != nil {
+						t.Error(err)
+					}
+				} else if !errors.Is(err, fs.ErrExist) { // it may have reached the server
+					wantFailure(t, "put", err, false)
+				}
+				if err := owner.Delete(t.Context(), "new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+// TestCancel: a context that ends stops what waits for the network, with its error.
+func TestCancel(t *testing.T) {
+	server := s3test.Start(t, s3test.Options{})
+	server.MakeBucket(t, "bucket")
+	var hang atomic.Bool
+	waiting := make(chan struct{}, 1)
+	o := server.Options()
+	o.Endpoint = server.Proxy(t, func(w http.ResponseWriter, r *http.Request) bool {
+		if hang.Load() {
+			io.Copy(io.Discard, r.Body)
+			waiting <- struct{}{}
+			<-r.Context().Done()
+			return true
+		}
+		return false
+	})
+	s := open(t, s3.Location{Bucket: "bucket"}, o)
+	put(t, s, "one", "content")
+	hang.Store(true)
+	operations := map[string]func(context.Context) error{
+		"open":   func(ctx context.Context) error { _, err := s3.Open(ctx, s3.Location{Bucket: "bucket"}, o); return err },
+		"put":    func(ctx context.Context) error { return s.Put(ctx, "two", strings.NewReader("x"), 1) },
+		"get":    func(ctx context.Context) error { _, err := s.Get(ctx, "one", 0, -1); return err },
+		"list":   func(ctx context.Context) error { return s.List(ctx, "", func(storage.Info) error { return nil }) },
+		"delete": func(ctx context.Context) error { return s.Delete(ctx, "one") },
+	}
+	for name, operation := range operations {
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			<-waiting
+			cancel()
+		}()
+		if err := within(t, name, func() error { return operation(ctx) }); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", name, err)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if err := within(t, name, func() error { return operation(ctx) }); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+		select {
+		case <-waiting:
+		default:
+		}
+	}
+	// So does Close.
+	for name, operation := range operations {
+		if name == "open" {
+			continue
+		}
+		hang.Store(false)
+		s = open(t, s3.Location{Bucket: "bucket"}, o)
+		put(t, s, "closing/"+name, "x")
+		hang.Store(true)
+		go func() {
+			<-waiting
+			s.Close()
+		}()
+		if err := within(t, name, func() error { return operation(t.Context()) }); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("%s, closed: %v", name, err)
+		}
+	}
+}
+
+// TestCloseEndsAll: nothing of a store outlives it.
+func TestCloseEndsAll(t *testing.T) {
+	server := s3test.Start(t, s3test.Options{TLS: true})
+	server.MakeBucket(t, "bucket")
+	before := goleak.IgnoreCurrent()
+	s, err := s3.Open(t.Context(), s3.Location{Bucket: "bucket"}, server.Options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "one", strings.Repeat("x", 1<<20))
+	rc, err := s.Get(t.Context(), "one", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(rc, make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadAll(rc); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("read after close: %v", err)
+	}
+	if err := rc.Close(); err != nil {
+		t.Error(err)
+	}
+	goleak.VerifyNone(t, before)
+}
+
+// TestReuse: one operation after the other uses one connection.
+func TestReuse(t *testing.T) {
+	server := s3test.Start(t, s3test.Options{})
+	server.MakeBucket(t, "bucket")
+	var dials atomic.Int64
+	o := server.Options()
+	o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	s := open(t, s3.Location{Bucket: "bucket"}, o)
+	for _, name := range []string{"a", "b", "c"} {
+		put(t, s, name, strings.Repeat(name, 100_000))
+		if err := s.Put(t.Context(), name, strings.NewReader(name), 1); !errors.Is(err, fs.ErrExist) {
+			t.Error(err)
+		}
+		get(t, s, name, 0, -1)
+		get(t, s, name, 5, 10)
+		list(t, s, "")
+		if err := s.Delete(t.Context(), name); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := dials.Load(); n > 2 { // the search for abandoned uploads may have its own
+		t.Errorf("%d connections", n)
+	}
+}
+
+// TestNotSent: what the server refuses by the name alone is not sent first.
+func TestNotSent(t *testing.T) {
+	const size = 32 << 20
+	server := s3test.Start(t, s3test.Options{})
+	server.MakeBucket(t, "bucket")
+	var sent atomic.Int64
+	o := server.Options()
+	o.Endpoint = server.Proxy(t, func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPut && r.ContentLength == size {
+			xmlError(w, http.StatusServiceUnavailable, "SlowDown", "Please reduce your request rate.", "")
+			return true
+		}
+		return false
+	})
+	s := open(t, s3.Location{Bucket: "bucket"}, o)
+	put(t, s, "one", "x")
+	err := s.Put(t.Context(), "packs/one", countingReaderAt{&sent}, size)
+	wantFailure(t, "put", err, false, "SlowDown")
+	if n := sent.Load(); n > size+1<<20 { // once for the checksum
+		t.Errorf("%d bytes were read, of which %d for sending", n, n-size)
+	}
+}
+
+// countingReaderAt has zeros without end.
+type countingReaderAt struct{ n *atomic.Int64 }
+
+func (c countingReaderAt) ReadAt(p []byte, off int64) (int, error) {
+	clear(p)
+	c.n.Add(int64(len(p)))
+	return len(p), nil
+}
+
+// TestCredentials: Amazon's chain, as far as it needs no service.
+func TestCredentials(t *testing.T) {
+	server := s3test.Start(t, s3test.Options{})
+	server.MakeBucket(t, "bucket")
+	loc := s3.Location{Bucket: "bucket"}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "credentials")
+	keys := "aws_access_key_id = " + s3test.AccessKey + "\naws_secret_access_key = " + s3test.SecretKey + "\n"
+	if err := os.WriteFile(file, []byte("[default]\naws_access_key_id = nobody\naws_secret_access_key = x\n[work]\n"+keys), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE",
+		"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("AWS_CONFIG_FILE", filepath.Join(dir, "none"))
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", filepath.Join(dir, "none"))
+	o := server.Options()
+	o.Credentials = s3.Credentials{}
+
+	err := within(t, "open", func() error { _, err := s3.Open(t.Context(), loc, o); return err })
+	wantFailure(t, "open without credentials", err, true, "no credentials: environment: nothing; shared files: ", "AWS_ACCESS_KEY_ID")
+
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", file)
+	_, err = s3.Open(t.Context(), loc, o)
+	wantFailure(t, "open with the default profile", err, true, "does not know the access key")
+	t.Setenv("AWS_PROFILE", "work")
+	open(t, loc, o)
+
+	t.Setenv("AWS_PROFILE", "")
+	o.Credentials.Profile = "work"
+	open(t, loc, o)
+	o.Credentials.Profile = "missing"
+	_, err = s3.Open(t.Context(), loc, o)
+	wantFailure(t, "open with a missing profile", err, true, "no credentials: profile missing: ")
+
+	o.Credentials.Profile = ""
+	t.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
+	open(t, loc, o)
+
+	// A container's service.
+	t.Setenv("AWS_ACCESS_KEY_ID", "")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", filepath.Join(dir, "none"))
+	service := server.Proxy(t, func(w http.ResponseWriter, r *http.Request) bool {
+		io.WriteString(w, `{"AccessKeyId":"`+s3test.AccessKey+`","SecretAccessKey":"`+s3test.SecretKey+`","Expiration":"2099-01-01T00:00:00Z"}`)
+		return true
+	})
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", service+"/role")
+	open(t, loc, o)
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/role")
+	err = within(t, "open", func() error { _, err := s3.Open(t.Context(), loc, o); return err })
+	wantFailure(t, "open with a dead service", err, true, "instance role: dial tcp 127.0.0.1:1")
+}
+
+// TestAmazon: requests to Amazon itself, as far as they can be seen without it.
+func TestAmazon(t *testing.T) {
+	tests := []struct {
+		bucket, region string
+		style          s3.PathStyle
+		want           string
+	}{
+		{"bucket", "eu-west-1", s3.PathStyleAuto, "bucket.s3.dualstack.eu-west-1.amazonaws.com:443"},
+		{"bucket", "eu-west-1", s3.PathStyleOn, "s3.dualstack.eu-west-1.amazonaws.com:443"},
+		{"my.bucket", "eu-west-1", s3.PathStyleAuto, "s3.dualstack.eu-west-1.amazonaws.com:443"}, // no certificate fits two dots
+		{"bucket", "", s3.PathStyleAuto, "bucket.s3.dualstack.us-east-1.amazonaws.com:443"},
+	}
+	for _, tt := range tests {
+		var got string
+		_, err := s3.Open(t.Context(), s3.Location{Bucket: tt.bucket}, s3.Options{
+			Region: tt.region, PathStyle: tt.style, Credentials: s3.Credentials{AccessKey: "a", SecretKey: "s"},
+			Dial: func(_ context.Context, _, addr string) (net.Conn, error) {
+				got = addr
+				return nil, errors.New("no network here")
+			},
+		})
+		if err == nil || got != tt.want {
+			t.Errorf("%s in %q: connects to %s, want %s: %v", tt.bucket, tt.region, got, tt.want, err)
+		}
+	}
+}
