@@ -195,7 +195,7 @@ func (o *options) measureSource(ctx context.Context, shape string, size int64, m
 	scratch := filepath.Join(o.work, "scratch")
 	defer func() {
 		gone := os.RemoveAll(scratch)
-		if !o.keep || err != nil {
+		if !o.keep {
 			gone = errors.Join(gone, os.RemoveAll(source))
 		}
 		err = errors.Join(err, gone)
@@ -211,7 +211,7 @@ func (o *options) measureSource(ctx context.Context, shape string, size int64, m
 			err = writeTree(ctx, source, int(size), shape == flatShape)
 		}
 		if err != nil {
-			return err
+			return errors.Join(err, os.RemoveAll(source)) // not all of it: not kept
 		}
 	}
 	key := filepath.Join(scratch, "key")
