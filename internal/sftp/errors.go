@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 
 	"github.com/pkg/sftp"
 
@@ -33,6 +34,20 @@ func isFailure(err error) bool {
 func isUnsupported(err error) bool {
 	status, ok := errors.AsType[*sftp.StatusError](err)
 	return ok && status.FxCode() == sftp.ErrSSHFxOpUnsupported
+}
+
+// lstat looks at a path in the store. A path that leads through a file is missing:
+// OpenSSH says so, other servers report a mere failure.
+func (s *Store) lstat(c *session, p string) (fs.FileInfo, error) {
+	info, err := request(c, func(client *sftp.Client) (fs.FileInfo, error) { return client.Lstat(p) })
+	if err == nil || !isFailure(err) || p == s.root {
+		return info, err
+	}
+	above, aboveErr := s.lstat(c, path.Dir(p))
+	if errors.Is(aboveErr, fs.ErrNotExist) || aboveErr == nil && !above.IsDir() && above.Mode()&fs.ModeSymlink == 0 {
+		return nil, fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+	}
+	return nil, err
 }
 
 // statVFSReadOnly is the flag of a read-only mount (SSH2_FXE_STATVFS_ST_RDONLY,

@@ -41,7 +41,7 @@ func (s *Store) openObject(ctx context.Context, c *session, name string, off, le
 	var g errgroup.Group
 	g.Go(func() error {
 		// OpenSSH would open a directory, too.
-		info, statErr = request(c, func(client *sftp.Client) (fs.FileInfo, error) { return client.Lstat(p) })
+		info, statErr = s.lstat(c, p)
 		return nil
 	})
 	f, openErr = request(c, func(client *sftp.Client) (*sftp.File, error) { return client.Open(p) })

@@ -487,7 +487,7 @@ Host *
 
 func TestResolveErrors(t *testing.T) {
 	for config, want := range map[string]string{
-		"Host *\n User u\n Port 70000\n":                    "Port of host",
+		"Host *\n User u\n Port 70000\n":           "Port of host",
 		"Host *\n HostName -oProxyCommand=x\n":     "HostName of host is not valid",
 		"Host *\n User a;b\n":                      "no user",
 		"Host *\n User u\n IdentityFile ~/x\n":     "no home directory",

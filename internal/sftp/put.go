@@ -102,7 +102,7 @@ func (s *Store) put(ctx context.Context, c *session, name string, content io.Rea
 
 	var g errgroup.Group
 	g.Go(func() error { return s.createTemp(c, t, dir, size) })
-	g.Go(func() error { return wantFree(c, object) })
+	g.Go(func() error { return s.wantFree(c, object) })
 	if err := g.Wait(); err != nil {
 		return err
 	}
@@ -160,8 +160,8 @@ func (s *Store) createTemp(c *session, t *temp, dir string, size int64) error {
 }
 
 // wantFree returns fs.ErrExist if something has the name already.
-func wantFree(c *session, p string) error {
-	_, err := request(c, func(client *sftp.Client) (fs.FileInfo, error) { return client.Lstat(p) })
+func (s *Store) wantFree(c *session, p string) error {
+	_, err := s.lstat(c, p)
 	switch {
 	case err == nil:
 		return fs.ErrExist
@@ -320,7 +320,7 @@ func (s *Store) publish(c *session, t *temp, object string) error {
 			return err
 		}
 	}
-	if err := wantFree(c, object); err != nil {
+	if err := s.wantFree(c, object); err != nil {
 		return err
 	}
 	err := tell(c, func(client *sftp.Client) error { return client.Rename(t.path, object) })
@@ -328,7 +328,7 @@ func (s *Store) publish(c *session, t *temp, object string) error {
 		t.gone = true
 		return nil
 	}
-	if isStatus(err) && errors.Is(wantFree(c, object), fs.ErrExist) {
+	if isStatus(err) && errors.Is(s.wantFree(c, object), fs.ErrExist) {
 		return fs.ErrExist
 	}
 	return err

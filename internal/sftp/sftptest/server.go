@@ -8,7 +8,6 @@
 package sftptest
 
 import (
-	"bytes"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -18,7 +17,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -41,6 +39,8 @@ type Config struct {
 	ForceSFTP bool
 	// ReadOnly makes the SFTP server refuse changes.
 	ReadOnly bool
+	// StartDir is where SFTP places users; "" is their home.
+	StartDir string
 	// NoSFTP leaves SFTP out.
 	NoSFTP bool
 	// HostKeyType is that of ssh-keygen; "" means ed25519.
@@ -69,7 +69,6 @@ type Server struct {
 	config  Config
 	process *exec.Cmd
 	ended   chan struct{}
-	log     lockedBuffer
 }
 
 // Start starts a server that stops with the test. If the machine has no sshd, the
@@ -176,6 +175,9 @@ func (s *Server) start(t testing.TB, sshd string) bool {
 	if s.config.ReadOnly {
 		sftp += " -R"
 	}
+	if s.config.StartDir != "" {
+		sftp += " -d " + s.config.StartDir
+	}
 	if !s.config.NoSFTP {
 		fmt.Fprintf(&c, "Subsystem sftp %s\n", sftp)
 	}
@@ -190,7 +192,14 @@ func (s *Server) start(t testing.TB, sshd string) bool {
 	write(t, file, c.String())
 
 	s.process = exec.Command(sshd, "-D", "-e", "-f", file)
-	s.process.Stderr = &s.log
+	// A file, not a pipe: the processes of connections keep it when sshd ends, and
+	// Wait would wait for them.
+	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	s.process.Stderr = log
 	if err := s.process.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -200,16 +209,16 @@ func (s *Server) start(t testing.TB, sshd string) bool {
 	t.Cleanup(func() {
 		s.Stop()
 		if t.Failed() {
-			t.Logf("log of sshd:\n%s", s.log.String())
+			t.Logf("log of sshd:\n%s", s.Log())
 		}
 	})
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		select {
 		case <-ended:
-			if strings.Contains(s.log.String(), "Address already in use") {
+			if strings.Contains(s.Log(), "Address already in use") {
 				return false
 			}
-			t.Fatalf("sshd has ended:\n%s", s.log.String())
+			t.Fatalf("sshd has ended:\n%s", s.Log())
 		default:
 		}
 		if conn, err := net.Dial("tcp", s.Address()); err == nil {
@@ -217,7 +226,7 @@ func (s *Server) start(t testing.TB, sshd string) bool {
 			return true
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("sshd does not listen:\n%s", s.log.String())
+			t.Fatalf("sshd does not listen:\n%s", s.Log())
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -238,7 +247,13 @@ func (s *Server) Restart(t testing.TB) {
 }
 
 // Log is what the server has written so far.
-func (s *Server) Log() string { return s.log.String() }
+func (s *Server) Log() string {
+	data, err := os.ReadFile(filepath.Join(s.dir, "log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
 
 // Address is host:port.
 func (s *Server) Address() string { return net.JoinHostPort(s.Host, strconv.Itoa(s.Port)) }
@@ -340,21 +355,4 @@ func yesNo(yes bool) string {
 		return "yes"
 	}
 	return "no"
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

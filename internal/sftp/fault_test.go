@@ -1,0 +1,387 @@
+package sftp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/durable"
+	"github.com/SP1R4/BackupHandler/v3/internal/sftp/sftptest"
+	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+)
+
+// patience is how long a call of a test may take that must end soon; slow machines
+// are the reason that it is far longer than the limits that are tested.
+const patience = 20 * time.Second
+
+// bounded makes a call, and fails the test if it does not end.
+func bounded(t *testing.T, name string, call func() error) error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() { done <- call() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(patience):
+		t.Fatalf("%s hangs", name)
+		return nil
+	}
+}
+
+var serial atomic.Int64
+
+// calls are all that a store can do, on an object "a" that exists.
+func calls(s *Store) map[string]func() error {
+	return map[string]func() error{
+		"put": func() error { return put(s, fmt.Sprint("new/", serial.Add(1)), random(5<<20)) },
+		"get": func() error { _, err := get(s, "a", 0, -1); return err },
+		"list": func() error {
+			return s.List(context.Background(), "", func(storage.Info) error { return nil })
+		},
+		"delete": func() error {
+			err := s.Delete(context.Background(), "missing")
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		},
+		"free": func() error { _, err := s.Free(context.Background()); return err },
+	}
+}
+
+// The network swallows everything, in the middle of each kind of call.
+func TestFrozen(t *testing.T) {
+	server := sftptest.Start(t, sftptest.Config{})
+	proxy := sftptest.NewProxy(t, server.Address())
+	target, options := through(t, server, proxy, server.Dir)
+	options.KeepAlive = 200 * time.Millisecond
+	options.ConnectTimeout = time.Second
+	options.Connections = 2
+	s := mustCreate(t, target, options)
+	if err := put(s, "a", random(8<<20)); err != nil {
+		t.Fatal(err)
+	}
+	for name := range calls(s) {
+		if err := bounded(t, name, calls(s)[name]); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		proxy.SetFrozen(true)
+		for range 2 { // on a connection that was lost, and without one
+			start := time.Now()
+			err := bounded(t, name, calls(s)[name])
+			if err == nil {
+				t.Errorf("%s succeeded", name)
+			}
+			t.Logf("%s: %v after %v", name, err, time.Since(start).Round(time.Millisecond))
+		}
+		proxy.SetFrozen(false)
+		// What was swallowed arrives; the connections are given up all the same.
+		wantRecovery(t, s)
+	}
+
+	// A reader that has begun.
+	r, err := s.Get(t.Context(), "a", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	proxy.SetFrozen(true)
+	if err := bounded(t, "read", func() error { _, err := io.Copy(io.Discard, r); return err }); err == nil {
+		t.Error("the reader has read on")
+	}
+	proxy.SetFrozen(false)
+	wantRecovery(t, s)
+}
+
+// A context ends calls long before the connection is given up.
+func TestCancelled(t *testing.T) {
+	server := sftptest.Start(t, sftptest.Config{})
+	proxy := sftptest.NewProxy(t, server.Address())
+	target, options := through(t, server, proxy, server.Dir)
+	options.KeepAlive = time.Hour
+	s := mustCreate(t, target, options)
+	if err := put(s, "a", random(1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	proxy.SetFrozen(true)
+	content := &lender{data: random(8 << 20)}
+	for name, call := range map[string]func(context.Context) error{
+		"put":    func(ctx context.Context) error { return s.Put(ctx, "b", content, 8<<20) },
+		"get":    func(ctx context.Context) error { _, err := s.Get(ctx, "a", 0, -1); return err },
+		"list":   func(ctx context.Context) error { return s.List(ctx, "", func(storage.Info) error { return nil }) },
+		"delete": func(ctx context.Context) error { return s.Delete(ctx, "a") },
+		"free":   func(ctx context.Context) error { _, err := s.Free(ctx); return err },
+		"open":   func(ctx context.Context) error { _, err := Open(ctx, target, options); return err },
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		if err := bounded(t, name, func() error { return call(ctx) }); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+	}
+	content.end()
+	proxy.SetFrozen(false)
+	bounded(t, "recovery", func() error { wantRecovery(t, s); return nil })
+	if content.late.Load() {
+		t.Error("content was read after Put had returned")
+	}
+	if _, err := get(s, "b", 0, -1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the put that was cancelled: %v", err)
+	}
+}
+
+// A lender is content that notices when it is read too late.
+type lender struct {
+	data []byte
+	over atomic.Bool
+	late atomic.Bool
+}
+
+func (l *lender) end() { l.over.Store(true) }
+
+func (l *lender) ReadAt(p []byte, off int64) (int, error) {
+	if l.over.Load() {
+		l.late.Store(true)
+	}
+	return bytes.NewReader(l.data).ReadAt(p, off)
+}
+
+// The connection is cut after ever more bytes, in the middle of everything. A put
+// that reports success has succeeded, one that does not has left a whole object or
+// none, and the next calls work.
+func TestCut(t *testing.T) {
+	server := sftptest.Start(t, sftptest.Config{})
+	proxy := sftptest.NewProxy(t, server.Address())
+	target, options := through(t, server, proxy, server.Dir)
+	s := mustCreate(t, target, options)
+	if err := put(s, "a", random(3<<20)); err != nil {
+		t.Fatal(err)
+	}
+	const size = 1 << 20
+	data := random(size)
+	written := map[string]bool{}
+	failures := 0
+	for n := int64(50); n < 9<<20; n = n*2 + 100 {
+		proxy.CutAfter(n)
+		name := fmt.Sprint("packs/", n%7, "/", n)
+		err := bounded(t, "put", func() error { return put(s, name, data) })
+		if written[name] = err == nil; err != nil {
+			failures++
+		}
+		for call, f := range calls(s) {
+			if err := bounded(t, call, f); err != nil {
+				failures++
+			}
+		}
+		proxy.CutAfter(-1)
+		wantRecovery(t, s)
+	}
+	if failures < 10 {
+		t.Errorf("only %d calls have failed", failures)
+	}
+	for name, success := range written {
+		got, err := get(s, name, 0, -1)
+		switch {
+		case err == nil && !bytes.Equal(got, data):
+			t.Errorf("%s has %d wrong bytes", name, len(got))
+		case errors.Is(err, fs.ErrNotExist) && !success:
+		case err != nil:
+			t.Errorf("%s, which was written: %t: %v", name, success, err)
+		}
+	}
+	// Nothing but objects and what sweep knows.
+	filepath.WalkDir(server.Dir, func(p string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() && storage.CheckName(e.Name()) != nil && !durable.IsTemp(e.Name()) {
+			t.Errorf("left behind: %s", p)
+		}
+		return err
+	})
+}
+
+func TestServerAway(t *testing.T) {
+	server := sftptest.Start(t, sftptest.Config{})
+	proxy := sftptest.NewProxy(t, server.Address())
+	target, options := through(t, server, proxy, server.Dir)
+	s := mustCreate(t, target, options)
+	server.Stop()
+	proxy.Cut()
+	for range 3 {
+		if err := bounded(t, "free", func() error { return s.checkAll(t.Context()) }); err == nil {
+			t.Error("succeeded without a server")
+		} else if _, ok := errors.AsType[*storage.PermanentError](err); ok {
+			t.Errorf("a server that is away may come back: %v", err)
+		}
+	}
+	server.Restart(t)
+	wantRecovery(t, s)
+}
+
+// Something accepts connections, and says nothing.
+func TestConnectTimeout(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	target := Target{User: "u", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, Path: "/"}
+	err = bounded(t, "open", func() error {
+		_, err := Open(t.Context(), target, Options{ConnectTimeout: 300 * time.Millisecond})
+		return err
+	})
+	if err == nil || !bytes.Contains([]byte(err.Error()), []byte("no answer within 300ms")) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// Close ends what is in progress.
+func TestCloseMeanwhile(t *testing.T) {
+	server := sftptest.Start(t, sftptest.Config{})
+	proxy := sftptest.NewProxy(t, server.Address())
+	target, options := through(t, server, proxy, server.Dir)
+	s := mustCreate(t, target, options)
+	if err := put(s, "a", random(8<<20)); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Get(t.Context(), "a", 0, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close() // after the store
+	proxy.SetFrozen(true)
+	var wg sync.WaitGroup
+	for name, call := range calls(s) {
+		wg.Go(func() {
+			if err := call(); !errors.Is(err, fs.ErrClosed) {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	time.Sleep(100 * time.Millisecond)
+	if err := bounded(t, "close", s.Close); err != nil {
+		t.Error(err)
+	}
+	if err := bounded(t, "calls", func() error { wg.Wait(); return nil }); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.Copy(io.Discard, r); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("reader: %v", err)
+	}
+}
+
+// A slow line that is full of data is not a dead one: keep-alives wait behind the
+// data for far longer than they may.
+func TestSlowLine(t *testing.T) {
+	server := sftptest.Start(t, sftptest.Config{})
+	proxy := sftptest.NewProxy(t, server.Address())
+	target, options := through(t, server, proxy, server.Dir)
+	options.KeepAlive = 200 * time.Millisecond
+	options.AnswerTimeout = time.Second
+	options.Connections = 1
+	s := mustCreate(t, target, options)
+	proxy.SetRate(5 << 19)
+	data := random(5 << 20)
+	if err := put(s, "a", data); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := get(s, "a", 0, -1); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// Requests overlap: a range of 64 packets would take 64 round trips one by one, and
+// reading 100 directories 400.
+func TestLatency(t *testing.T) {
+	server := sftptest.Start(t, sftptest.Config{})
+	proxy := sftptest.NewProxy(t, server.Address())
+	target, options := through(t, server, proxy, server.Dir)
+	s := mustCreate(t, target, options)
+	data := random(16 << 20)
+	for i := range 100 {
+		if err := os.MkdirAll(filepath.Join(server.Dir, "packs", fmt.Sprint(i)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const roundTrip = 100 * time.Millisecond
+	proxy.SetDelay(roundTrip / 2)
+	for name, tt := range map[string]struct {
+		most int // round trips, with all that a slow machine adds
+		call func() error
+	}{
+		"put":  {32, func() error { return put(s, "a", data) }},
+		"list": {100, func() error { return s.List(t.Context(), "", func(storage.Info) error { return nil }) }},
+	} {
+		start := time.Now()
+		if err := tt.call(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		took := time.Since(start)
+		t.Logf("%s: %.1f round trips", name, took.Seconds()/roundTrip.Seconds())
+		if took > time.Duration(tt.most)*roundTrip {
+			t.Errorf("%s took %v, more than %d round trips", name, took, tt.most)
+		}
+	}
+	start := time.Now()
+	if got, err := get(s, "a", 12345, 1<<20); err != nil || !bytes.Equal(got, data[12345:12345+1<<20]) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	t.Logf("1 MiB: %.1f round trips", time.Since(start).Seconds()/roundTrip.Seconds())
+}
+
+// Further connections come with calls that overlap, and are not missed if the
+// server refuses them.
+func TestConnections(t *testing.T) {
+	for _, limited := range []bool{false, true} {
+		server := sftptest.Start(t, sftptest.Config{})
+		proxy := sftptest.NewProxy(t, server.Address())
+		target, options := through(t, server, proxy, server.Dir)
+		var dials atomic.Int64
+		options.Connections = 3
+		options.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if dials.Add(1) > 1 && limited {
+				return nil, errors.New("refused")
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}
+		s := mustCreate(t, target, options)
+		proxy.SetDelay(10 * time.Millisecond)
+		use := func() {
+			var wg sync.WaitGroup
+			for i := range 8 {
+				wg.Go(func() {
+					if _, err := get(s, fmt.Sprint("none", i), 0, 1); !errors.Is(err, fs.ErrNotExist) {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		enough := func() bool { return proxy.Accepted() == 3 || limited && dials.Load() == 2 }
+		for deadline := time.Now().Add(patience); !enough() && time.Now().Before(deadline); {
+			use()
+		}
+		for range 5 {
+			use()
+		}
+		s.Close()
+		want := 3
+		if limited {
+			want = 1
+		}
+		if proxy.Accepted() != want {
+			t.Errorf("limited: %t: %d connections, want %d", limited, proxy.Accepted(), want)
+		}
+		if limited && dials.Load() != 2 {
+			t.Errorf("%d attempts, want no third so soon", dials.Load())
+		}
+	}
+}
