@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"path"
 
 	"github.com/pkg/sftp"
@@ -19,6 +20,9 @@ func permanent(hint, format string, args ...any) error {
 // isStatus reports whether err is an answer of the SFTP server: the session is
 // well, the request was refused.
 func isStatus(err error) bool {
+	if _, ok := errors.AsType[*net.OpError](err); ok {
+		return false // a firewall's refusal to send is a lack of permission, too
+	}
 	_, ok := errors.AsType[*sftp.StatusError](err)
 	return ok || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)
 }

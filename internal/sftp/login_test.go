@@ -95,6 +95,7 @@ func TestHostKeyAlgorithms(t *testing.T) {
 }
 
 func TestKnownHostsForms(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ca, hostKey := filepath.Join(dir, "ca"), filepath.Join(dir, "host_key")
 	sftptest.Keygen(t, ca, "ed25519", "")
@@ -149,6 +150,7 @@ func read(t *testing.T, file string) string {
 }
 
 func TestPassword(t *testing.T) {
+	t.Parallel()
 	u := sftptest.NewUser(t)
 	server := sftptest.Start(t, sftptest.Config{User: u})
 	proxy := sftptest.NewProxy(t, server.Address())
@@ -208,9 +210,10 @@ func (s *Store) checkAll(ctx context.Context) error {
 }
 
 func TestKeys(t *testing.T) {
+	t.Parallel()
 	server := sftptest.Start(t, sftptest.Config{})
 	dir := t.TempDir()
-	for _, keyType := range []string{"ed25519", "rsa", "ecdsa"} {
+	for _, keyType := range []string{"ed25519", "rsa", "ecdsa"} { // RSA has its own ways to sign
 		for name, passphrase := range map[string]string{"plain": "", "locked": "open sesame", "refused": "open sesame"} {
 			file := filepath.Join(dir, keyType+name)
 			sftptest.Keygen(t, file, keyType, passphrase)

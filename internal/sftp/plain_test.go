@@ -170,7 +170,7 @@ func TestConformancePlain(t *testing.T) {
 		if s.pool.sessions[0].packet != smallPacket {
 			t.Error("large packets")
 		}
-		return noSpace{backend{s}}
+		return noSpace{backend(t, s)}
 	})
 }
 
@@ -196,6 +196,7 @@ func TestLargePacketsRefused(t *testing.T) {
 
 // The SSH server answers keep-alives, the SFTP server behind it does not.
 func TestSilentSFTP(t *testing.T) {
+	t.Parallel()
 	p := &plainServer{extensions: []string{extStatVFS}}
 	p.start(t)
 	target, options := p.reach(t, t.TempDir())

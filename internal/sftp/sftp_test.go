@@ -26,44 +26,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// backend is the least that makes a storage.Backend of a Store, for the conformance
-// suite: objects are collected in memory.
-type backend struct{ *Store }
-
-func (b backend) Create(ctx context.Context, name string) (storage.Writer, error) {
-	if err := b.check(ctx, storage.CheckName(name)); err != nil {
-		return nil, err
-	}
-	return &writer{ctx: ctx, b: b, name: name}, nil
+// backend makes a storage.Backend of a Store, as the program does.
+func backend(t *testing.T, s *Store) storage.Backend {
+	return storage.NewRemote(s, storage.RemoteOptions{SpoolDir: t.TempDir()})
 }
-
-type writer struct {
-	ctx  context.Context
-	b    backend
-	name string
-	data bytes.Buffer
-	done bool
-}
-
-func (w *writer) Write(p []byte) (int, error) {
-	if w.done {
-		return 0, fs.ErrClosed
-	}
-	if err := w.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return w.data.Write(p)
-}
-
-func (w *writer) Commit() error {
-	if w.done {
-		return fs.ErrClosed
-	}
-	w.done = true
-	return w.b.Put(w.ctx, w.name, bytes.NewReader(w.data.Bytes()), int64(w.data.Len()))
-}
-
-func (w *writer) Abort() { w.done = true }
 
 // optionsFor are those that reach a server as its tests mean it to be reached.
 func optionsFor(s *sftptest.Server) Options {
@@ -162,7 +128,7 @@ func TestConformance(t *testing.T) {
 	n := 0
 	storagetest.Test(t, func(t *testing.T) storage.Backend {
 		n++
-		return backend{mustCreate(t, targetOf(t, server, path.Join(server.Dir, fmt.Sprint(n), "store")), optionsFor(server))}
+		return backend(t, mustCreate(t, targetOf(t, server, path.Join(server.Dir, fmt.Sprint(n), "store")), optionsFor(server)))
 	})
 }
 
@@ -174,7 +140,7 @@ func TestConformanceChroot(t *testing.T) {
 	n := 0
 	storagetest.Test(t, func(t *testing.T) storage.Backend {
 		n++
-		return backend{mustCreate(t, targetOf(t, server, fmt.Sprintf("/data/%d/store", n)), optionsFor(server))}
+		return backend(t, mustCreate(t, targetOf(t, server, fmt.Sprintf("/data/%d/store", n)), optionsFor(server)))
 	})
 }
 
