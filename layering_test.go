@@ -17,6 +17,7 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 var groups = [][]string{
 	{"durable", "chunk", "seal", "config", "exclude", "limit", "tailscale", "service"},
 	{"storage"},
+	{"httpstore"},
 	{"sftp", "s3", "gcs", "azure"},
 	{"repo"},
 	{"tree"},
@@ -41,6 +42,8 @@ var only = map[string]string{
 	"github.com/klauspost/compress": "repo",
 	"golang.org/x/time":             "storage",
 	"github.com/minio/minio-go":     "s3",
+	"golang.org/x/oauth2":           "gcs",
+	"github.com/Azure":              "azure",
 	"github.com/pkg/sftp":           "sftp",
 	"golang.org/x/crypto/ssh":       "sftp",
 }
