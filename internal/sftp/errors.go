@@ -34,12 +34,6 @@ func isFailure(err error) bool {
 	return ok && status.FxCode() == sftp.ErrSSHFxFailure
 }
 
-// isUnsupported reports whether the server does not know the request.
-func isUnsupported(err error) bool {
-	status, ok := errors.AsType[*sftp.StatusError](err)
-	return ok && status.FxCode() == sftp.ErrSSHFxOpUnsupported
-}
-
 // lstat looks at a path in the store. A path that leads through a file is missing:
 // OpenSSH says so, other servers report a mere failure.
 func (s *Store) lstat(c *session, p string) (fs.FileInfo, error) {

@@ -173,8 +173,8 @@ func TestPassword(t *testing.T) {
 	}
 
 	// Time to think does not count.
-	options.ConnectTimeout = time.Second
-	options.Password = func(context.Context) (string, error) { time.Sleep(1500 * time.Millisecond); return u.Password, nil }
+	options.ConnectTimeout = 2 * time.Second
+	options.Password = func(context.Context) (string, error) { time.Sleep(5 * time.Second / 2); return u.Password, nil }
 	if s, err := Open(t.Context(), target, options); err != nil {
 		t.Error(err)
 	} else {
@@ -191,22 +191,22 @@ func TestPassword(t *testing.T) {
 }
 
 // wantRecovery checks that a store works again, after at most one error for each
-// connection that it has lost without knowing yet.
+// connection that it has lost without knowing yet. On a slow machine a connection
+// may take longer than the test allows; that does not count.
 func wantRecovery(t *testing.T, s *Store) {
 	t.Helper()
 	var err error
-	for range DefaultConnections + 1 {
-		if err = s.checkAll(t.Context()); err == nil {
+	deadline := time.Now().Add(patience)
+	for failures := 0; failures <= DefaultConnections && time.Now().Before(deadline); {
+		_, err = s.Free(t.Context())
+		if err == nil {
 			return
+		}
+		if !strings.Contains(err.Error(), "no answer within") {
+			failures++
 		}
 	}
 	t.Errorf("does not recover: %v", err)
-}
-
-// checkAll makes a request.
-func (s *Store) checkAll(ctx context.Context) error {
-	_, err := s.Free(ctx)
-	return err
 }
 
 func TestKeys(t *testing.T) {
@@ -513,4 +513,30 @@ func TestResolveErrors(t *testing.T) {
 	if _, err := resolve(Target{Host: "host", User: "u"}, Options{Home: t.TempDir()}); err != nil {
 		t.Errorf("no configuration in the home directory: %v", err)
 	}
+}
+
+func FuzzParseJump(f *testing.F) {
+	f.Add("user@host:2222")
+	f.Add("ssh://user@[::1]:22")
+	f.Fuzz(func(t *testing.T, text string) {
+		s, err := parseJump(text)
+		if err != nil {
+			return
+		}
+		if !validHost(s.host) || s.port < 0 || s.port > 65535 {
+			t.Errorf("%q is %+v", text, s)
+		}
+		port := s.port
+		if port == 0 {
+			port = 22
+		}
+		written := net.JoinHostPort(s.host, fmt.Sprint(port))
+		if s.user != "" {
+			written = s.user + "@" + written
+		}
+		again, err := parseJump(written)
+		if s.port = port; err != nil || again != s {
+			t.Errorf("%q is %+v, and again %+v, %v", text, s, again, err)
+		}
+	})
 }

@@ -3,6 +3,7 @@ package sftp
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"path"
 	"strconv"
@@ -114,8 +115,12 @@ func parsePort(s string) (int, error) {
 // validHost excludes what would be more than a host in a message, in known_hosts
 // or in a command that a hint suggests.
 func validHost(s string) bool {
+	if strings.Contains(s, ":") {
+		_, err := netip.ParseAddr(s)
+		return err == nil
+	}
 	return s != "" && s[0] != '-' && len(s) <= 255 && !strings.ContainsFunc(s, func(r rune) bool {
-		return isControl(r) || strings.ContainsRune(" \"'`$&;|<>()\\/@,*?!#", r)
+		return isControl(r) || strings.ContainsRune(" \"'`$&;|<>()[]\\/@,*?!#", r)
 	})
 }
 
