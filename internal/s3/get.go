@@ -19,16 +19,16 @@ func (s *Store) Get(ctx context.Context, name string, off, length int64) (io.Rea
 		return nil, err
 	}
 	opCtx, done := s.begin(ctx)
-	b := &body{s: s, ctx: ctx, done: done}
-	if err := b.open(opCtx, s.loc.key(name), off, length); err != nil {
+	r := &reader{s: s, ctx: ctx, done: done}
+	if err := r.open(opCtx, s.loc.key(name), off, length); err != nil {
 		done()
 		return nil, s.describe(ctx, actGet, err)
 	}
-	return b, nil
+	return r, nil
 }
 
-// A body is the content of an object, or of a part of it.
-type body struct {
+// A reader delivers the content of an object, or a part of it.
+type reader struct {
 	s    *Store
 	ctx  context.Context // the caller's
 	done func()
@@ -36,10 +36,10 @@ type body struct {
 	left int64         // bytes that are wanted; math.MaxInt64: all that come
 }
 
-func (b *body) open(ctx context.Context, key string, off, length int64) error {
-	bucket := b.s.loc.Bucket
+func (r *reader) open(ctx context.Context, key string, off, length int64) error {
+	bucket := r.s.loc.Bucket
 	if length == 0 {
-		_, err := b.s.core.StatObject(ctx, bucket, key, minio.StatObjectOptions{})
+		_, err := r.s.core.StatObject(ctx, bucket, key, minio.StatObjectOptions{})
 		return err
 	}
 	var o minio.GetObjectOptions
@@ -47,16 +47,16 @@ func (b *body) open(ctx context.Context, key string, off, length int64) error {
 	if asked != "" {
 		o.Set("Range", asked)
 	}
-	rc, info, header, err := b.s.core.GetObject(ctx, bucket, key, o)
+	rc, info, header, err := r.s.core.GetObject(ctx, bucket, key, o)
 	if resp, ok := errors.AsType[minio.ErrorResponse](err); ok && resp.Code == "InvalidRange" {
 		return nil // the object has no such bytes
 	}
 	if err != nil {
 		return err
 	}
-	b.rc, b.left = rc, math.MaxInt64
+	r.rc, r.left = rc, math.MaxInt64
 	if length > 0 {
-		b.left = length
+		r.left = length
 	}
 	if asked == "" {
 		return nil
@@ -115,33 +115,33 @@ func answered(contentRange string, size, off int64) (skip int64, err error) {
 }
 
 // Read implements io.Reader.
-func (b *body) Read(p []byte) (int, error) {
-	if err := b.s.usable(b.ctx); err != nil {
+func (r *reader) Read(p []byte) (int, error) {
+	if err := r.s.usable(r.ctx); err != nil {
 		return 0, err
 	}
-	if b.rc == nil || b.left == 0 {
+	if r.rc == nil || r.left == 0 {
 		return 0, io.EOF
 	}
-	n, err := b.rc.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
+	n, err := r.rc.Read(p[:min(int64(len(p)), r.left)])
+	r.left -= int64(n)
 	switch {
 	case err == nil, err == io.EOF:
 		return n, err
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		err = errCut
 	}
-	return n, b.s.describe(b.ctx, actGet, err)
+	return n, r.s.describe(r.ctx, actGet, err)
 }
 
 // Close implements io.Closer. Beyond what was wanted a few bytes may be left, of a
 // server that does not know ranges or a suffix of which only the start was wanted;
 // the connection is not worth reading them.
-func (b *body) Close() error {
-	b.done()
-	if b.rc == nil {
+func (r *reader) Close() error {
+	r.done()
+	if r.rc == nil {
 		return nil
 	}
-	b.rc.Close() // says that the request was cancelled, if not all was read
-	b.rc = nil
+	r.rc.Close() // says that the request was cancelled, if not all was read
+	r.rc = nil
 	return nil
 }

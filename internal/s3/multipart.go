@@ -20,6 +20,7 @@ const (
 	// abortTimeout bounds the clean-up after a failure, which the failed call
 	// waits for; what it leaves is swept later.
 	abortTimeout = 5 * time.Second
+	abortPause   = 200 * time.Millisecond
 	// staleUpload is the age from which an upload in parts is taken for abandoned.
 	// BackupHandler 2.5 does so, too.
 	staleUpload = 24 * time.Hour
@@ -46,9 +47,7 @@ func (s *Store) putParts(ctx context.Context, d dialect, name string, content io
 	}
 	defer func() {
 		if err != nil {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
-			defer cancel()
-			s.core.AbortMultipartUpload(ctx, bucket, key, id) // else swept later
+			s.abort(context.WithoutCancel(ctx), key, id)
 		}
 	}()
 
@@ -87,6 +86,24 @@ func (s *Store) putParts(ctx context.Context, d dialect, name string, content io
 	})
 }
 
+// abort ends an upload. A part that was under way may arrive after that, and keep the
+// upload alive: so it looks a moment later, and ends it again, as Amazon advises. What
+// is left even so is swept later.
+func (s *Store) abort(ctx context.Context, key, id string) {
+	ctx, cancel := context.WithTimeout(ctx, abortTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		s.core.AbortMultipartUpload(ctx, s.loc.Bucket, key, id)
+		select {
+		case <-ctx.Done():
+		case <-time.After(abortPause):
+		}
+		if _, err := s.core.ListObjectParts(ctx, s.loc.Bucket, key, id, 0, 1); err != nil {
+			return // there is no such upload
+		}
+	}
+}
+
 func (s *Store) putPart(ctx context.Context, d dialect, key, id string, number int, content io.ReaderAt, off, size int64) (minio.CompletePart, error) {
 	sum, err := d.checksum(ctx, content, off, size)
 	if err != nil {
@@ -98,7 +115,9 @@ func (s *Store) putPart(ctx context.Context, d dialect, key, id string, number i
 		done.ChecksumSHA256 = sum.sha256Base64()
 		o.CustomHeader = map[string][]string{headerSHA256: {done.ChecksumSHA256}}
 	}
-	part, err := s.core.PutObjectPart(ctx, s.loc.Bucket, key, id, number, io.NewSectionReader(content, off, size), size, o)
+	r := &body{content: io.NewSectionReader(content, off, size)}
+	defer r.finish()
+	part, err := s.core.PutObjectPart(ctx, s.loc.Bucket, key, id, number, r, size, o)
 	done.ETag = part.ETag
 	return done, err
 }

@@ -249,6 +249,47 @@ func TestNotSent(t *testing.T) {
 	}
 }
 
+// TestNotReadAfterwards: content is not touched any more once Put has returned, even
+// if the server answered before it had all.
+func TestNotReadAfterwards(t *testing.T) {
+	server := s3test.Start(t, s3test.Options{})
+	server.MakeBucket(t, "bucket")
+	o := server.Options()
+	o.MultipartThreshold = s3.MinMultipartThreshold
+	o.Endpoint = server.Proxy(t, func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPut && r.ContentLength > 1<<20 {
+			xmlError(w, http.StatusServiceUnavailable, "SlowDown", "Please reduce your request rate.", "")
+			return true
+		}
+		return false
+	})
+	s := open(t, s3.Location{Bucket: "bucket"}, o)
+	for _, size := range []int64{1<<20 + 1, 2<<20 - 1, 17 << 20} {
+		for range 5 {
+			var returned atomic.Bool
+			err := s.Put(t.Context(), "packs/one", guardedReaderAt{t, &returned}, size)
+			returned.Store(true)
+			wantFailure(t, "put", err, false)
+		}
+	}
+	time.Sleep(100 * time.Millisecond)
+}
+
+// guardedReaderAt has zeros without end, slowly, until returned.
+type guardedReaderAt struct {
+	t        *testing.T
+	returned *atomic.Bool
+}
+
+func (g guardedReaderAt) ReadAt(p []byte, off int64) (int, error) {
+	clear(p)
+	time.Sleep(time.Millisecond)
+	if g.returned.Load() {
+		g.t.Error("content is read after Put")
+	}
+	return len(p), nil
+}
+
 // countingReaderAt has zeros without end.
 type countingReaderAt struct{ n *atomic.Int64 }
 

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"net/http"
 	"strings"
+	"sync"
 
 	"github.com/minio/minio-go/v7"
 
@@ -86,8 +87,37 @@ func (s *Store) putObject(ctx context.Context, d dialect, key string, content io
 	if d.sha256 {
 		o.UserMetadata[headerSHA256] = sum.sha256Base64()
 	}
-	_, err := s.core.PutObject(ctx, s.loc.Bucket, key, io.NewSectionReader(content, 0, size), size, sum.md5Base64, sum.sha256Hex(), o)
+	r := &body{content: io.NewSectionReader(content, 0, size)}
+	defer r.finish()
+	_, err := s.core.PutObject(ctx, s.loc.Bucket, key, r, size, sum.md5Base64, sum.sha256Hex(), o)
 	return err
+}
+
+// A body is content on its way. http.Transport may go on reading for a moment after
+// a request has ended, when the server has answered early; finish ends that, so that
+// the content may be thrown away.
+type body struct {
+	mu       sync.Mutex
+	content  io.Reader
+	finished bool
+}
+
+var errFinished = errors.New("the request has ended")
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.finished {
+		return 0, errFinished
+	}
+	return b.content.Read(p)
+}
+
+func (b *body) finish() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.finished = true
 }
 
 // mustBeFree is fs.ErrExist if there is an object.

@@ -106,8 +106,10 @@ func FuzzParseURL(f *testing.F) {
 		if err != nil || again != l {
 			t.Errorf("%q: %+v, then %+v, %v", location, l, again, err)
 		}
-		if key := l.key("packs/3f"); strings.HasPrefix(key, "/") || strings.Contains(key, "//") || strings.Contains(key, "../") {
-			t.Errorf("%q: key %q", location, key)
+		for element := range strings.SplitSeq(l.key("packs/3f"), "/") {
+			if element == "" || element == "." || element == ".." {
+				t.Errorf("%q: key %q", location, l.key("packs/3f"))
+			}
 		}
 	})
 }

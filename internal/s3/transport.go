@@ -154,6 +154,8 @@ func purpose(req *http.Request) string {
 		return "put part"
 	case q.Has("uploadId") && req.Method == http.MethodDelete:
 		return "abort upload"
+	case q.Has("uploadId") && req.Method == http.MethodGet:
+		return "list parts"
 	case q.Has("uploadId"):
 		return "complete upload"
 	}
