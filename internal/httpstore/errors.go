@@ -52,8 +52,12 @@ func OneLine(message string) string {
 var errCut = errors.New("the server has cut the connection")
 
 // Settled says whether an error is one that callers of a store know already, and
-// needs no words.
+// needs no words. One of package http is none: it holds a URL, and is
+// context.DeadlineExceeded when a server takes too long.
 func Settled(err error) bool {
+	if _, ok := errors.AsType[*url.Error](err); ok {
+		return false
+	}
 	if _, ok := errors.AsType[*storage.PermanentError](err); ok {
 		return true
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,6 +48,8 @@ func TestCuts(t *testing.T, target string, open func(t *testing.T, d *Dialer) st
 						err := f()
 						if err == nil {
 							t.Errorf("%s: no error", what)
+						} else if strings.Contains(err.Error(), "://") {
+							t.Errorf("%s: the error holds a URL: %v", what, err)
 						}
 						if took := time.Since(start); took > bound {
 							t.Errorf("%s: took %s", what, took)
