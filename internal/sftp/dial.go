@@ -50,11 +50,11 @@ func (l *limit) pause() (resume func()) {
 }
 
 // connect makes a connection through all hops and starts SFTP on it.
-func (d *dialer) connect(ctx context.Context, noLarge bool) (*session, error) {
+func (d *dialer) connect(ctx context.Context) (*session, error) {
 	ctx, limit, cancel := d.newLimit(ctx)
 	defer cancel()
 	var conns closers
-	s, err := d.connectAll(ctx, limit, &conns, noLarge)
+	s, err := d.connectAll(ctx, limit, &conns)
 	if err != nil {
 		conns.closeAll()
 		if errors.Is(context.Cause(ctx), errConnectTimeout) {
@@ -97,7 +97,7 @@ func (c *closers) closeAll() {
 	}
 }
 
-func (d *dialer) connectAll(ctx context.Context, limit *limit, conns *closers, noLarge bool) (*session, error) {
+func (d *dialer) connectAll(ctx context.Context, limit *limit, conns *closers) (*session, error) {
 	// Neither a handshake nor a jump host's channel knows contexts.
 	stop := context.AfterFunc(ctx, conns.closeAll)
 	defer stop()
@@ -117,7 +117,7 @@ func (d *dialer) connectAll(ctx context.Context, limit *limit, conns *closers, n
 		conns.add(client)
 	}
 	target := d.route[len(d.route)-1]
-	s, err := startSFTP(client, below, target.peer(), noLarge, conns.closeAll, d.options)
+	s, err := startSFTP(client, below, target.peer(), conns.closeAll, d.options)
 	if err != nil {
 		return nil, err
 	}

@@ -122,7 +122,7 @@ type piece struct {
 // ahead makes requests until the window is full.
 func (r *reader) ahead() {
 	for len(r.queue) < readWindow && r.next < r.end {
-		n := min(int64(r.c.packet), r.end-r.next)
+		n := min(r.store.packet(r.c), r.end-r.next)
 		p := &piece{done: make(chan struct{}), buf: r.store.buffers.Get().(*[]byte)}
 		p.data = (*p.buf)[:n]
 		off := r.next

@@ -226,7 +226,7 @@ func (s *Store) makeRoot(c *session) error {
 func (s *Store) write(ctx context.Context, c *session, t *temp, content io.ReaderAt, size int64) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return setMode(tell(c, func(*sftp.Client) error { return t.file.Chmod(objectPerm) })) })
-	packet := int64(c.packet)
+	packet := s.packet(c)
 	var next atomic.Int64
 	for range min(writeWindow, (size+packet-1)/packet) {
 		g.Go(func() error {

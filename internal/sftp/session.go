@@ -47,7 +47,7 @@ const missedKeepAlives = 3
 type session struct {
 	peer   string // user@host:port, for messages
 	client *sftp.Client
-	packet int           // bytes per request
+	packet int           // bytes per request that the server takes, as it says
 	closer func()        // closes what is below, never blocks
 	lost   chan struct{} // closed at the end
 	start  time.Time     // what the times below count from
@@ -93,19 +93,14 @@ func (a answers) Read(p []byte) (int, error) {
 
 // startSFTP starts the SFTP subsystem on a connection, and the watches. The
 // session owns closer from then on, if there is no error.
-func startSFTP(conn *ssh.Client, below *heardConn, peer string, noLarge bool, closer func(), options Options) (*session, error) {
+func startSFTP(conn *ssh.Client, below *heardConn, peer string, closer func(), options Options) (*session, error) {
 	s := &session{peer: peer, start: below.start, heard: below.heard, closer: closer, lost: make(chan struct{})}
-	if err := s.openClient(conn, largePacket); err != nil {
+	if err := s.openClient(conn); err != nil {
 		return nil, err
 	}
-	s.packet = largePacket
-	if noLarge || !s.has(extLimits) {
-		// The size cannot be changed afterwards.
-		s.client.Close()
-		if err := s.openClient(conn, smallPacket); err != nil {
-			return nil, err
-		}
-		s.packet = smallPacket
+	s.packet = smallPacket
+	if s.has(extLimits) {
+		s.packet = largePacket
 	}
 	go s.watchConn(conn, options.KeepAlive, options.AnswerTimeout)
 	go func() {
@@ -118,7 +113,7 @@ func startSFTP(conn *ssh.Client, below *heardConn, peer string, noLarge bool, cl
 	return s, nil
 }
 
-func (s *session) openClient(conn *ssh.Client, packet int) error {
+func (s *session) openClient(conn *ssh.Client) error {
 	channel, err := conn.NewSession()
 	if err != nil {
 		return fmt.Errorf("open a channel: %w", err)
@@ -144,7 +139,8 @@ func (s *session) openClient(conn *ssh.Client, packet int) error {
 		}
 		return permanent(`enable it in the server's sshd_config: Subsystem sftp internal-sftp`, "%s offers no SFTP: %w", s.peer, err)
 	}
-	s.client, err = sftp.NewClientPipe(answers{out, s}, in, sftp.MaxPacketUnchecked(packet))
+	// Below that size the library makes one request of one call, as it is.
+	s.client, err = sftp.NewClientPipe(answers{out, s}, in, sftp.MaxPacketUnchecked(largePacket))
 	if err != nil {
 		channel.Close()
 		return fmt.Errorf("start SFTP: %w", err)

@@ -99,9 +99,7 @@ func open(ctx context.Context, target Target, options Options, create bool) (*St
 	s := &Store{target: target, root: target.remotePath(), sweeping: make(chan struct{}, 1)}
 	s.buffers.New = func() any { b := make([]byte, largePacket); return &b }
 	d := newDialer(route, options)
-	s.pool = newPool(options.Connections, func(ctx context.Context) (*session, error) {
-		return d.connect(ctx, s.largeRefused.Load())
-	})
+	s.pool = newPool(options.Connections, d.connect)
 	_, err = do(ctx, s, func(c *session) (struct{}, error) {
 		if create {
 			if err := s.makeRoot(c); err != nil {
@@ -188,6 +186,14 @@ func (s *Store) check(ctx context.Context, nameErr error) error {
 	return ctx.Err()
 }
 
+// packet is how many bytes to send or ask for in one request.
+func (s *Store) packet(c *session) int64 {
+	if s.largeRefused.Load() {
+		return smallPacket
+	}
+	return int64(c.packet)
+}
+
 // path returns the file of an object, or the directory of a listing.
 func (s *Store) path(name string) string { return path.Join(s.root, name) }
 
@@ -207,8 +213,8 @@ func do[T any](ctx context.Context, s *Store, f func(*session) (T, error), late 
 	}
 	results := make(chan result) // unbuffered: a value is either taken or late
 	go func() {
-		defer release()
 		v, err := f(c)
+		release() // before the next call looks for a session that is free
 		select {
 		case results <- result{v, err}:
 		case <-ctx.Done():
