@@ -270,11 +270,13 @@ func TestReadOnlyDestination(t *testing.T) {
 
 func TestFullDestination(t *testing.T) {
 	w := newWorld(t)
-	for i := range 20 {
+	for i := range 32 {
 		w.write(filestest.Bytes(fmt.Sprint("big", i), 4<<20), "src", fmt.Sprint(i))
 	}
 	src, dir := w.path("src"), w.mkdir("medium")
-	mount(t, dir, "-t", "tmpfs", "-o", "size=60m", "tmpfs")
+	// Blocks go to either of two open packs of 32 MiB. With room for three, one
+	// at least is complete when there is none left.
+	mount(t, dir, "-t", "tmpfs", "-o", "size=100m", "tmpfs")
 	dest := filepath.Join(dir, "repo")
 	for range 2 { // the second time it is full from the start
 		r := w.want(partial, append([]string{"backup"}, encrypted(src, dest)...)...)
@@ -287,7 +289,7 @@ func TestFullDestination(t *testing.T) {
 	if stored < 20<<20 {
 		t.Errorf("only %d bytes are kept of the runs that failed", stored)
 	}
-	tool(t, "", "mount", "-o", "remount,size=200m", dir)
+	tool(t, "", "mount", "-o", "remount,size=400m", dir)
 	rep := w.backup(ok, encrypted(src, dest)...)
 	if c := rep.Details.Counts; c.Stored+stored > c.Bytes+8<<20 {
 		t.Errorf("stored %d bytes, where %d were there of %d", c.Stored, stored, c.Bytes)
@@ -301,7 +303,7 @@ func TestFullDestination(t *testing.T) {
 	args := []string{"restore", "latest:" + src, "--to", to, "--backup-dirs", dest}
 	w.want(failed, args...).complaint(t, true, "space")
 	wholeOnly(t, src, to)
-	tool(t, "", "mount", "-o", "remount,size=200m", to)
+	tool(t, "", "mount", "-o", "remount,size=400m", to)
 	w.want(ok, args...)
 	same(t, src, to)
 }
