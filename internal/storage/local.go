@@ -95,24 +95,23 @@ func (l *Local) Create(ctx context.Context, name string) (Writer, error) {
 	return &localWriter{ctx: ctx, store: l, name: name, file: f}, nil
 }
 
+// create starts a file. Its directory, if that is new, becomes durable with the
+// file's Commit: flushing it takes as long as storing a file, and whoever writes
+// into many directories waits for it here, but not there.
 func (l *Local) create(name string) (*durable.File, error) {
-	dir := path.Dir(name)
-	if err := l.prepare(dir); err != nil {
-		return nil, err
-	}
 	f, err := l.dir.Create(name, objectPerm)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return f, err
 	}
-	// Somebody has removed the directory since.
-	l.ready.Delete(dir)
-	if err := l.prepare(dir); err != nil {
+	dir := path.Dir(name)
+	l.ready.Delete(dir) // somebody may have removed it since
+	if err := l.dir.Root().MkdirAll(filepath.FromSlash(dir), dirPerm); err != nil {
 		return nil, err
 	}
 	return l.dir.Create(name, objectPerm)
 }
 
-// prepare makes the directory dir on its first use, and removes what crashed
+// prepare makes the directory dir durable on its first use, and removes what crashed
 // writers have left in it.
 func (l *Local) prepare(dir string) error {
 	if _, ok := l.ready.Load(dir); ok {
@@ -167,7 +166,11 @@ func (w *localWriter) Commit() error {
 	if err := w.store.check(w.ctx, nil); err != nil {
 		return fmt.Errorf("commit %s: %w", w.name, err)
 	}
-	if err := w.file.Commit(); err != nil {
+	err := w.store.prepare(path.Dir(w.name))
+	if err == nil {
+		err = w.file.Commit()
+	}
+	if err != nil {
 		return fmt.Errorf("commit %s: %w", w.name, writeError(err))
 	}
 	return nil
