@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -23,7 +25,31 @@ const (
 
 // A Rate is a limit in bytes per second, shared by all transfers of all backends
 // that were given it. nil is no limit. It may be used concurrently.
-type Rate struct{ limiters []*rate.Limiter }
+type Rate struct{ limiters []*limiter }
+
+// A limiter is one limit, which may depend on the time of day.
+type limiter struct {
+	*rate.Limiter
+	periods []Period
+	now     func() time.Time
+	current atomic.Int64 // bytes per second, 0 for no limit; of a schedule
+}
+
+// A Period is a part of each day, in local time.
+type Period struct {
+	// From and To are durations since midnight by the clock on the wall, from 0
+	// to 24 hours. A period whose To is before its From lasts over midnight; if
+	// they are equal, all day.
+	From, To       time.Duration
+	BytesPerSecond int64 // 0 is no limit
+}
+
+func (p Period) contains(at time.Duration) bool {
+	if p.From < p.To {
+		return p.From <= at && at < p.To
+	}
+	return at >= p.From || at < p.To
+}
 
 // NewRate returns a limit; nil, which is none, for 0. Up to a tenth of a second's
 // worth, but at least 4 KiB, passes at once.
@@ -31,8 +57,46 @@ func NewRate(bytesPerSecond int64) *Rate {
 	if bytesPerSecond <= 0 {
 		return nil
 	}
-	burst := min(max(bytesPerSecond/burstsPerSecond, minBurst), maxBurst)
-	return &Rate{[]*rate.Limiter{rate.NewLimiter(rate.Limit(bytesPerSecond), int(burst))}}
+	return &Rate{[]*limiter{{Limiter: rate.NewLimiter(rate.Limit(bytesPerSecond), burst(bytesPerSecond))}}}
+}
+
+func burst(bytesPerSecond int64) int {
+	return int(min(max(bytesPerSecond/burstsPerSecond, minBurst), maxBurst))
+}
+
+// NewSchedule returns a limit that depends on the time of day: that of the first
+// period that holds, none where no period does. nil for no periods. now tells the
+// time; a change of it takes effect with the next piece that is moved.
+func NewSchedule(periods []Period, now func() time.Time) *Rate {
+	if len(periods) == 0 {
+		return nil
+	}
+	return &Rate{[]*limiter{{Limiter: rate.NewLimiter(rate.Inf, 0), periods: periods, now: now}}}
+}
+
+// adjust puts the limit of this time of day into effect.
+func (l *limiter) adjust() {
+	if l.periods == nil {
+		return
+	}
+	now := l.now()
+	at := time.Duration(now.Hour())*time.Hour + time.Duration(now.Minute())*time.Minute + time.Duration(now.Second())*time.Second
+	var want int64
+	for _, p := range l.periods {
+		if p.contains(at) {
+			want = p.BytesPerSecond
+			break
+		}
+	}
+	if l.current.Swap(want) == want {
+		return
+	}
+	if want == 0 {
+		l.SetLimit(rate.Inf)
+		return
+	}
+	l.SetBurst(burst(want))
+	l.SetLimit(rate.Limit(want))
 }
 
 // And returns the limit of whoever has to keep both.
@@ -53,7 +117,9 @@ func (r *Rate) piece(p []byte) []byte {
 	}
 	n := len(p)
 	for _, l := range r.limiters {
-		n = min(n, l.Burst())
+		if l.adjust(); l.Limit() != rate.Inf {
+			n = min(n, l.Burst())
+		}
 	}
 	return p[:n]
 }
@@ -64,13 +130,28 @@ func (r *Rate) wait(ctx context.Context, n int) error {
 		return nil
 	}
 	for _, l := range r.limiters {
-		err := l.WaitN(ctx, n)
+		err := l.waitAll(ctx, n)
 		if err != nil && ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if err != nil { // it would be too late when our turn comes
 			return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 		}
+	}
+	return nil
+}
+
+// waitAll is WaitN for a burst that a schedule may just have made smaller.
+func (l *limiter) waitAll(ctx context.Context, n int) error {
+	for n > 0 {
+		part := n
+		if l.Limit() != rate.Inf {
+			part = min(n, l.Burst())
+		}
+		if err := l.WaitN(ctx, part); err != nil {
+			return err
+		}
+		n -= part
 	}
 	return nil
 }
