@@ -163,7 +163,7 @@ func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *B
 	}
 	p, _, err := w.reserve(kind, ref)
 	if err == nil {
-		err = errors.Join(p.append(sealed, *ref), w.release(p))
+		err = w.store(p, sealed, *ref)
 	}
 	w.fail(err) // the chunks are claimed: without them the run cannot go on
 	return err

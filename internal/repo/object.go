@@ -73,6 +73,11 @@ func (r *Repository) openObject(ctx context.Context, kind byte, id ID) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
+	return r.openRaw(kind, id, raw)
+}
+
+// openRaw opens the bytes of a sealed object.
+func (r *Repository) openRaw(kind byte, id ID, raw []byte) ([]byte, error) {
 	plain, err := r.objectKey(kind).OpenObject(nil, kind, r.objectAAD(id), raw)
 	if err != nil {
 		if _, newer := errors.AsType[*seal.NewerVersionError](err); newer {
@@ -103,7 +108,11 @@ func (r *Repository) createObject(ctx context.Context, kind byte, body []byte) (
 
 func (r *Repository) putObject(ctx context.Context, kind byte, id ID, body []byte) (int64, error) {
 	sealed := r.objectKey(kind).SealObject(nil, kind, r.objectAAD(id), body)
-	return int64(len(sealed)), r.put(ctx, objectName(kind, id), sealed)
+	err := r.put(ctx, objectName(kind, id), sealed)
+	if err == nil && kind == kindSnapshot {
+		r.kept.put(keptSnapshot(id), sealed)
+	}
+	return int64(len(sealed)), err
 }
 
 // put stores an object whole.
@@ -176,7 +185,7 @@ func (r *Repository) Snapshots(ctx context.Context) ([]RawSnapshot, error) {
 	g.SetLimit(fetchers)
 	for i, id := range ids {
 		g.Go(func() error {
-			body, err := r.openObject(gctx, kindSnapshot, id)
+			body, err := r.SnapshotBody(gctx, id)
 			out[i] = RawSnapshot{id, body, err}
 			return gctx.Err()
 		})
@@ -194,9 +203,23 @@ func (r *Repository) Snapshots(ctx context.Context) ([]RawSnapshot, error) {
 	return kept, nil
 }
 
-// SnapshotBody reads one snapshot.
+// SnapshotBody reads one snapshot, which may be kept on this machine.
 func (r *Repository) SnapshotBody(ctx context.Context, id ID) ([]byte, error) {
-	return r.openObject(ctx, kindSnapshot, id)
+	if raw := r.kept.get(keptSnapshot(id)); raw != nil {
+		if body, err := r.openRaw(kindSnapshot, id, raw); err == nil {
+			return body, nil
+		}
+		r.kept.drop(keptSnapshot(id))
+	}
+	raw, err := r.get(ctx, objectName(kindSnapshot, id), 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	body, err := r.openRaw(kindSnapshot, id, raw)
+	if err == nil {
+		r.kept.put(keptSnapshot(id), raw)
+	}
+	return body, err
 }
 
 // NewID returns a random ID.

@@ -61,6 +61,9 @@ type Repository struct {
 	dec    *zstd.Decoder
 	index  index
 	recent blockCache
+
+	kept      *keptDir // nil: none
+	transfers int
 }
 
 // repoConfig is the first line of the config object.
@@ -82,6 +85,12 @@ type Options struct {
 	Credentials []seal.Credential
 	// CacheDir is where index caches are kept; "" for none.
 	CacheDir string
+	// CacheBytes is how much of the metadata is kept in CacheDir beside the index, in
+	// bytes: for a store that is slow to ask.
+	CacheBytes int64
+	// Transfers is how many packs are worth storing at a time, if that is more than
+	// the engine's own measure: while one waits for an answer, others fill the line.
+	Transfers int
 }
 
 // InitOptions describe a new repository.
@@ -310,6 +319,8 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 	}
 	r.index.repo = r
 	r.index.cache = openCache(o.CacheDir, r.id)
+	r.kept = openKept(o.CacheDir, r.id, o.CacheBytes)
+	r.transfers = o.Transfers
 	return r, nil
 }
 
@@ -322,6 +333,7 @@ func (r *Repository) LoadIndex(ctx context.Context) (IndexReport, error) {
 // Close writes the index cache and releases everything, the backend included.
 func (r *Repository) Close() error {
 	r.index.close()
+	r.kept.close()
 	r.dec.Close()
 	return r.backend.Close()
 }
@@ -396,6 +408,17 @@ func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
 		keys[i] = Key{ids[i], slots[i], ids[i] == r.slot}
 	}
 	return keys, nil
+}
+
+// OpensWith says whether a credential by itself opens the repository as it is
+// stored now.
+func (r *Repository) OpensWith(ctx context.Context, c seal.Credential) bool {
+	slots, _, err := readSlots(ctx, r.backend)
+	if err != nil {
+		return false
+	}
+	secret, _, err := seal.Unwrap(r.id, slots, c)
+	return err == nil && secret.Equal(r.secret)
 }
 
 // AddKey adds a slot, and checks that it is stored before it returns.

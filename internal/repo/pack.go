@@ -73,20 +73,21 @@ func (p *openPack) nonce(n uint32) (nonce seal.Nonce) {
 	return nonce
 }
 
-// append writes a sealed block behind the others.
-func (p *openPack) append(sealed []byte, ref blockRef) error {
+// append writes a sealed block behind the others, and returns its offset.
+func (p *openPack) append(sealed []byte, ref blockRef) (uint32, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
-		return p.err
+		return 0, p.err
 	}
 	if _, err := p.w.Write(sealed); err != nil {
 		p.err = fmt.Errorf("write pack: %w", err)
-		return p.err
+		return 0, p.err
 	}
+	at := uint32(p.at)
 	p.at += int64(len(sealed))
 	p.table.blocks = append(p.table.blocks, ref)
-	return nil
+	return at, nil
 }
 
 // finish writes padding, table and footer, and commits the object.

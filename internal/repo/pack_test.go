@@ -31,7 +31,8 @@ func TestPackAfterFailedWrite(t *testing.T) {
 			n := p.nonce(uint32(seed))
 			sealed := r.keys.Data.Seal(nil, n, plain, nil)
 			ref := blockRef{nonce: n, stored: uint32(len(sealed)), raw: 100, chunks: []chunkRef{{r.ChunkID(hashOf(plain)), 100}}}
-			return p.append(sealed, ref)
+			_, err := p.append(sealed, ref)
+			return err
 		}
 		if err := block(1); err != nil {
 			t.Fatal(err)

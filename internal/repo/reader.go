@@ -96,20 +96,56 @@ func (r *Repository) readRun(ctx context.Context, blocks []*Block, buf []byte, n
 }
 
 func (r *Repository) readBlock(ctx context.Context, b *Block, buf []byte) ([]byte, error) {
-	rc, err := r.backend.Get(ctx, packName(b.Pack), int64(b.Offset), int64(b.Stored))
-	if err != nil {
-		return nil, r.blockError(b, err)
-	}
-	defer rc.Close()
 	sealed := sealedBuffer(b.Stored)
 	defer sealedBuffers.Put(sealed)
-	if _, err := io.ReadFull(rc, *sealed); err != nil {
+	if err := r.fetchBlock(ctx, b, *sealed); err != nil {
+		return nil, err
+	}
+	return r.openBlock(b, *sealed, buf)
+}
+
+// fetchBlock reads a sealed block.
+func (r *Repository) fetchBlock(ctx context.Context, b *Block, sealed []byte) error {
+	rc, err := r.backend.Get(ctx, packName(b.Pack), int64(b.Offset), int64(b.Stored))
+	if err != nil {
+		return r.blockError(b, err)
+	}
+	defer rc.Close()
+	if _, err := io.ReadFull(rc, sealed); err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF {
 			err = ErrCorrupt
 		}
-		return nil, r.blockError(b, err)
+		return r.blockError(b, err)
 	}
-	return r.openBlock(b, *sealed, buf)
+	return nil
+}
+
+// readMetadata is ReadBlock for a block of metadata, which may be kept on this
+// machine.
+func (r *Repository) readMetadata(ctx context.Context, b *Block) ([]byte, error) {
+	if r.kept == nil {
+		return r.ReadBlock(ctx, b, nil)
+	}
+	name := keptBlock(b.Pack, b.Offset)
+	if sealed := r.kept.get(name); len(sealed) == int(b.Stored) {
+		if plain, err := r.openBlock(b, sealed, nil); err == nil {
+			return plain, nil
+		}
+		r.kept.drop(name)
+	}
+	sealed := make([]byte, b.Stored)
+	err := r.fetchBlock(ctx, b, sealed)
+	var plain []byte
+	if err == nil {
+		r.kept.put(name, sealed) // before it is opened, which destroys it
+		if plain, err = r.openBlock(b, sealed, nil); err != nil {
+			r.kept.drop(name)
+		}
+	}
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
+		r.index.distrust(b)
+	}
+	return plain, err
 }
 
 // openBlock opens a sealed block, destroying sealed.
@@ -148,8 +184,9 @@ func CheckChunk(hash Hash, data []byte) error {
 	return nil
 }
 
-// Load returns the plaintext of a chunk, checked; in buf if it is large enough.
-// Blocks read last are remembered. Safe for concurrent use.
+// Load returns the plaintext of a chunk of metadata, checked; in buf if it is large
+// enough. Blocks read last are remembered, and kept on this machine if Options say
+// so. Safe for concurrent use.
 func (r *Repository) Load(ctx context.Context, hash Hash, size uint32, buf []byte) ([]byte, error) {
 	for attempt := 1; ; attempt++ {
 		loc, ok := r.Locate(hash)
@@ -209,7 +246,7 @@ func (c *blockCache) get(ctx context.Context, r *Repository, b *Block) ([]byte, 
 		}
 	}
 	c.mu.Unlock()
-	plain, err := r.ReadBlock(ctx, b, nil)
+	plain, err := r.readMetadata(ctx, b)
 	if err != nil {
 		return nil, err
 	}

@@ -35,7 +35,14 @@ const (
 	// indexGroup such packs stay below maxTable.
 	maxPackChunks = 256 << 10
 	// committers store finished packs, so that sealing goes on during a sync.
+	// Options.Transfers may ask for more.
 	committers = 2
+	// queuedPacks is how many finished packs may wait for a committer: data that
+	// does not compress is sealed faster than most disks write, and data that does
+	// lets them catch up. The kernel holds them, at most half a gigabyte, and is
+	// writing them already. Where packs are stored elsewhere they wait in a spool,
+	// so only as many as are sent at a time.
+	queuedPacks = 16
 	// commitWithin bounds the time between the last look at the condemned lists
 	// and the snapshot: half the least grace period (docs/format.md §9).
 	commitWithin = 30 * time.Minute
@@ -152,7 +159,7 @@ func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) (*Writer, e
 		blocks:   make(chan *block, o.Sealers),
 		free:     make(chan *block, o.Readers+2*o.Sealers+1),
 		open:     make(map[Kind][]*openPack),
-		finished: make(chan *openPack, committers),
+		finished: make(chan *openPack, r.queue()),
 		claims:   make(map[ID]struct{}),
 	}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
@@ -170,12 +177,20 @@ func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) (*Writer, e
 		w.sealers.Add(1)
 		go w.seal(enc)
 	}
-	for range committers {
+	for range max(committers, r.transfers) {
 		w.commits.Add(1)
 		go w.commitPacks()
 	}
 	w.meta = w.Batch(Metadata)
 	return w, nil
+}
+
+// queue is how many finished packs may wait.
+func (r *Repository) queue() int {
+	if r.transfers > 0 {
+		return r.transfers
+	}
+	return queuedPacks
 }
 
 // fail ends the run with its first error.
@@ -399,8 +414,16 @@ func (w *Writer) sealBlock(enc *zstd.Encoder, b *block, out []byte) ([]byte, err
 	nonce := p.nonce(number)
 	ref.nonce = nonce
 	out = w.r.keys.Data.Seal(out[:0], nonce, out, nil)
-	err = p.append(out, ref)
-	return out, errors.Join(err, w.release(p))
+	return out, w.store(p, out, ref)
+}
+
+// store ends a reservation with its block.
+func (w *Writer) store(p *openPack, sealed []byte, ref blockRef) error {
+	at, err := p.append(sealed, ref)
+	if err == nil && p.table.kind == Metadata {
+		w.r.kept.put(keptBlock(p.table.id, at), sealed) // the next run reads it
+	}
+	return errors.Join(err, w.release(p))
 }
 
 // reserve picks a pack for a block.
