@@ -13,7 +13,11 @@ type Options struct {
 	// Home is the directory that "~" means; with it come its .ssh/config,
 	// .ssh/known_hosts and .ssh/id_* where they exist. "" leaves all these out.
 	Home string
-	// LocalUser is who logs in if neither the URL nor the SSH configuration says.
+	// User and Port stand in for what a Target does not say; "" and 0 leave it to the
+	// SSH configuration.
+	User string
+	Port int
+	// LocalUser is who logs in if nothing else says.
 	LocalUser string
 
 	// SSHConfig is a file in the form of ~/.ssh/config, which must exist; "" means

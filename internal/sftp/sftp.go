@@ -92,6 +92,12 @@ func open(ctx context.Context, target Target, options Options, create bool) (*St
 		return nil, err
 	}
 	options = options.withDefaults()
+	if target.User == "" {
+		target.User = options.User
+	}
+	if target.Port == 0 {
+		target.Port = options.Port
+	}
 	route, err := resolve(target, options)
 	if err != nil {
 		return nil, err
