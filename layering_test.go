@@ -19,6 +19,7 @@ var groups = [][]string{
 	{"storage"},
 	{"httpstore"},
 	{"sftp", "s3", "gcs", "azure"},
+	{"location"},
 	{"repo"},
 	{"tree"},
 	{"retention", "backup"},

@@ -11,7 +11,9 @@ import (
 	"log/slog"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,6 +23,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/limit"
+	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
@@ -47,6 +50,10 @@ type app struct {
 
 	pacer  limit.Pacer
 	limits storage.Limits
+	// proving: what is read has to come from the repository itself, not from what
+	// this machine keeps of it.
+	proving bool
+	retried atomic.Int64 // when a retry was last shown, Unix nanoseconds
 
 	cfg   *config.Config
 	runID string
@@ -258,6 +265,22 @@ func (a *app) warn(format string, args ...any) {
 	a.log.Warn(line)
 }
 
+// retriesEvery is how often somebody who waits is told that a request is tried
+// again; the log has each.
+const retriesEvery = 5 * time.Second
+
+// retrying tells that a request has failed and is tried again.
+func (a *app) retrying(line string) {
+	line = oneLine(line)
+	a.log.Warn(line)
+	now := time.Now().UnixNano()
+	last := a.retried.Load()
+	if a.quiet || last != 0 && now-last < int64(retriesEvery) || !a.retried.CompareAndSwap(last, now) {
+		return
+	}
+	fmt.Fprintln(a.stderr, "waiting: "+line)
+}
+
 // note prints a line of information.
 func (a *app) note(line string) {
 	a.log.Info(line)
@@ -267,18 +290,84 @@ func (a *app) note(line string) {
 }
 
 // locations are the repositories that a command works on.
-func (a *app) locations() ([]string, error) {
-	if len(a.backupDirs) > 0 {
-		return a.backupDirs, nil
-	}
-	dirs, err := a.cfg.BackupDirs()
+func (a *app) locations() ([]string, error) { return a.destinations(nil, nil) }
+
+// destinations are the repositories that a command works on, where modes, or else
+// servers, may be given by flags of BackupHandler 2.5.
+func (a *app) destinations(modes, servers []string) ([]string, error) {
+	all, err := a.chosen(modes, servers)
 	if err != nil {
 		return nil, job.Fail(job.ExitUsage, err, "")
 	}
-	if len(dirs) == 0 {
+	if len(all) == 0 {
 		return nil, job.Fail(job.ExitUsage, errors.New("no repository is given"), "use --backup-dirs, or set [BACKUPS] backup_dirs in the configuration")
 	}
-	return dirs, nil
+	for _, l := range all {
+		if location.HasPassword(l) {
+			return nil, job.Fail(job.ExitUsage, fmt.Errorf("%s: an address must not hold a password", location.Redact(l)),
+				"everybody can see command lines: use a key, or set [SSH] password = ${SSH_PASSWORD} in the configuration")
+		}
+	}
+	return all, nil
+}
+
+func (a *app) chosen(modes, servers []string) ([]string, error) {
+	if len(modes)+len(servers) == 0 && len(a.backupDirs) > 0 {
+		return a.backupDirs, nil
+	}
+	use, err := a.cfg.Modes()
+	if err != nil {
+		return nil, err
+	}
+	if len(servers) > 0 {
+		use = config.Modes{Local: len(a.backupDirs) > 0, SSH: true}
+	}
+	if len(modes) > 0 {
+		use = config.Modes{Local: slices.Contains(modes, "local"), SSH: slices.Contains(modes, "ssh"), S3: slices.Contains(modes, "s3")}
+	}
+	var all []string
+	if use.Local {
+		all = a.backupDirs
+		if len(all) == 0 {
+			if all, err = a.cfg.BackupDirs(); err != nil {
+				return nil, err
+			}
+		}
+		if len(all) == 0 && len(modes) > 0 {
+			return nil, errors.New("mode local has no destination: use --backup-dirs, or set [BACKUPS] backup_dirs")
+		}
+	}
+	if use.SSH {
+		c, err := a.cfg.SSH()
+		if err != nil {
+			return nil, err
+		}
+		if len(servers) == 0 {
+			servers = c.Servers
+		}
+		if len(servers) == 0 {
+			return nil, errors.New("mode ssh has no destination: use --ssh-servers, or set [SSH] ssh_servers")
+		}
+		for _, s := range servers {
+			l, err := job.ServerLocation(s, c)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, l)
+		}
+	}
+	if use.S3 {
+		c, err := a.cfg.S3()
+		if err != nil {
+			return nil, err
+		}
+		l, err := job.BucketLocation(c)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	return all, nil
 }
 
 // known is the memory of repositories; it remembers nothing where there is no state
@@ -295,8 +384,11 @@ func (a *app) known() job.Known {
 func (a *app) access(encrypt bool, recipients []string) (*job.Access, error) {
 	acc, err := job.NewAccess(a.cfg, job.AccessOptions{
 		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile,
-		Recipients: recipients, NoCache: a.noCache, Env: a.env, Prompt: a.prompter(), Limits: a.limits,
+		Recipients: recipients, NoCache: a.noCache, Env: a.env, Prompt: a.prompter(), Limits: a.limits, OnRetry: a.retrying,
 	})
+	if err == nil && a.proving {
+		acc.CacheSize = 0
+	}
 	return acc, job.Fail(job.ExitUsage, err, "")
 }
 
@@ -357,10 +449,8 @@ func openHint(err error) string {
 		return "check the passphrase ($" + job.PassphraseEnv + ", --passphrase-file) or key file (--key-file); nothing was changed"
 	case errors.Is(err, repo.ErrNoRepository):
 		return "check the path, and whether its file system is mounted; 'backup-handler init' creates a repository"
-	case errors.Is(err, storage.ErrUnsupported):
-		return "this version keeps repositories in local directories"
 	}
-	return ""
+	return job.Hint(err)
 }
 
 // snapshot resolves SNAPSHOT[:PATH]; the path is "" where none is given.

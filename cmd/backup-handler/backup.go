@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 
 type backupFlags struct {
 	sources, exclude, excludeFiles, ifPresent, recipients, tags []string
+	modes, servers                                              []string
 	mode, largerThan                                            string
 	caches, oneFS, encrypt, allowEmpty, dryRun                  bool
 }
@@ -54,6 +56,8 @@ destination or a file failed · 130 interrupted`,
 	}
 	fl := c.Flags()
 	fl.StringArrayVar(&f.sources, "source-dir", nil, "directory or file to back up (repeat)")
+	fl.StringSliceVar(&f.modes, "operation-modes", nil, "use only these of the configured destinations: local, ssh, s3")
+	fl.StringSliceVar(&f.servers, "ssh-servers", nil, "SSH servers, as host or user@host:port, instead of those of the configuration")
 	fl.StringVar(&f.mode, "backup-mode", "", "full, incremental or differential (default: the configuration's, else incremental)")
 	fl.StringSliceVar(&f.exclude, "exclude", nil, "leave out names or relative paths that match: *, ?, [seq]; * crosses / (repeat, or commas)")
 	fl.StringArrayVar(&f.excludeFiles, "exclude-file", nil, "file of rules in the language of .gitignore (repeat)")
@@ -113,7 +117,12 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 			return nil, &job.Failure{Code: job.ExitUsage, Err: errors.New("no source is given"), Hint: "use --source-dir, or set [DEFAULT] source_dir in the configuration"}
 		}
 	}
-	if o.Destinations, err = a.locations(); err != nil {
+	for _, m := range f.modes {
+		if !slices.Contains([]string{"local", "ssh", "s3"}, m) {
+			return nil, fmt.Errorf("--operation-modes %q: want local, ssh or s3", m)
+		}
+	}
+	if o.Destinations, err = a.destinations(f.modes, f.servers); err != nil {
 		return nil, err
 	}
 	if o.Mode, err = a.mode(f.mode); err != nil {

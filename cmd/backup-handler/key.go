@@ -348,7 +348,7 @@ func (a *app) keyAdd(ctx context.Context, k *newKey, replace bool) error {
 			return usageError("use 'backup-handler key add', then 'backup-handler key remove "+current[i].ID.Short()+"' with the new key; nothing was changed",
 				"%s was opened with a slot of kind %s, which a %s does not replace", quote(d.Place), current[i].Kind, kind)
 		}
-		if replace && opensSlot(ctx, d, credential) {
+		if replace && d.Repo.OpensWith(ctx, credential) {
 			return usageError("nothing was changed", "%s opens with the new key already", quote(d.Place))
 		}
 	}
@@ -396,21 +396,10 @@ func (a *app) addTo(ctx context.Context, d *job.Destination, l seal.Locker, c se
 		return keyChange{}, err
 	}
 	a.record("key_added", slog.String("repository", d.Place), slog.String("key", id.String()), slog.String("kind", string(kind)))
-	if c != nil && !opensSlot(ctx, d, c) {
+	if c != nil && !d.Repo.OpensWith(ctx, c) {
 		return keyChange{}, fmt.Errorf("key slot %s was stored, but the new key does not open it", id.Short())
 	}
 	return keyChange{Place: d.Place, Kind: kind, Added: id}, nil
-}
-
-// opensSlot says whether a key by itself opens the repository.
-func opensSlot(ctx context.Context, d *job.Destination, c seal.Credential) bool {
-	alone := job.Access{Credentials: []seal.Credential{c}}
-	r, err := alone.Open(ctx, d.Place)
-	if err != nil {
-		return false
-	}
-	r.Close()
-	return true
 }
 
 func currentKey(ctx context.Context, r *repo.Repository) (repo.Key, error) {

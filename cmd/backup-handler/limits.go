@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -82,11 +83,20 @@ func (a *app) limit() error {
 		}
 	}
 	a.pacer.Limit(processors)
-	a.limits = storage.Limits{Upload: storage.NewRate(upload), Download: storage.NewRate(download)}
+	schedule := storage.NewSchedule(periods(c.Schedule), time.Now)
+	a.limits = storage.Limits{Upload: storage.NewRate(upload).And(schedule), Download: storage.NewRate(download).And(schedule)}
 	if idle || a.pacer.Limited() || a.limits != (storage.Limits{}) {
 		a.log.Info("limits", "processors", processors, "upload", upload, "download", download, "io_idle", idle)
 	}
 	return nil
+}
+
+func periods(all []config.RatePeriod) []storage.Period {
+	out := make([]storage.Period, len(all))
+	for i, p := range all {
+		out[i] = storage.Period(p)
+	}
+	return out
 }
 
 // limitsTopic is what 'help limits' prints.
@@ -111,6 +121,9 @@ the same in [LIMITS]. A flag goes before its key.
     transfers of the run share one rate, whether the repository is on a network
     or on a local disk. What is counted is the content of the objects, not what
     file systems and protocols add. Reading the sources is not limited.
+    [LIMITS] limit_schedule = 08:00-18:00 500 limits both directions to 500 KiB/s
+    in these hours; [SSH] bandwidth_limit and [S3] max_bandwidth hold for each
+    server or bucket.
 
 --io-idle
     Every other program goes first. Linux: the idle class for disks and nice 19,

@@ -31,7 +31,6 @@ const many = -1
 
 func legacyFlags() []legacyFlag {
 	const (
-		ssh    = "this version keeps repositories in local directories; mount the other host's disk and use --backup-dirs"
 		inv    = "this version takes no inventory of the machine"
 		daemon = "this version has no daemon; call 'backup-handler backup' from cron or a systemd timer"
 		tell   = "this version sends no notifications; drop the flag, and let cron or systemd report the exit code"
@@ -39,7 +38,7 @@ func legacyFlags() []legacyFlag {
 	return []legacyFlag{
 		{name: "version"}, {name: "status"}, {name: "show-setup"}, {name: "verify"}, {name: "restore"}, {name: "help"},
 		{name: "config", words: 1}, {name: "profile", words: 1},
-		{name: "operation-modes", words: many}, {name: "source-dir", words: 1}, {name: "backup-dirs", words: many},
+		{name: "operation-modes", words: many}, {name: "ssh-servers", words: many}, {name: "source-dir", words: 1}, {name: "backup-dirs", words: many},
 		{name: "backup-mode", words: 1}, {name: "exclude", words: 1},
 		{name: "encrypt"}, {name: "dedup"}, {name: "dry-run"},
 		{name: "from-dir", words: 1}, {name: "to-dir", words: 1}, {name: "restore-timestamp", words: 1},
@@ -47,7 +46,6 @@ func legacyFlags() []legacyFlag {
 		{name: "compress", words: 1, lacks: "repositories are always compressed; drop the flag"},
 		{name: "retain", words: 1, lacks: "this version deletes no snapshots; drop the flag"},
 		{name: "scheduled", lacks: daemon},
-		{name: "ssh-servers", words: many, lacks: ssh},
 		{name: "snapshot", lacks: inv}, {name: "restore-snapshot", words: 1, lacks: inv},
 		{name: "snapshot-diff", words: 2, lacks: inv}, {name: "snapshot-output", words: 1, lacks: inv},
 		{name: "tailscale", lacks: "connect with 'tailscale up' first, and drop the flag"},
@@ -248,11 +246,11 @@ func (l *legacy) command() ([]string, error) {
 	}
 	for _, m := range l.values["operation-modes"] {
 		switch m {
-		case "local":
-		case "ssh", "s3", "db":
-			return nil, usageError("this version backs up to local directories", "--operation-modes %s of BackupHandler 2.5 is not in this version", m)
+		case "local", "ssh", "s3":
+		case "db":
+			return nil, usageError("dump the database into a source directory first", "--operation-modes %s of BackupHandler 2.5 is not in this version", m)
 		default:
-			return nil, usageError("", "--operation-modes %q: want local", m)
+			return nil, usageError("", "--operation-modes %q: want local, ssh or s3", m)
 		}
 	}
 	action := "backup"
@@ -319,6 +317,19 @@ func (l *legacy) backup() ([]string, error) {
 		return nil, usageError("", "--backup-mode %q: want full, incremental or differential", mode)
 	}
 	out := []string{"backup", "--backup-mode=" + mode}
+	// As in 2.5: a command line without modes means directories, whatever the
+	// configuration's [MODES] say.
+	modes := l.values["operation-modes"]
+	if len(modes) == 0 {
+		modes = []string{"local"}
+		if l.given("ssh-servers") {
+			return nil, usageError("add --operation-modes ssh", "--ssh-servers needs --operation-modes ssh")
+		}
+	}
+	out = append(out, "--operation-modes="+strings.Join(modes, ","))
+	for _, s := range l.values["ssh-servers"] {
+		out = append(out, csvFlag("ssh-servers", s))
+	}
 	if l.given("source-dir") {
 		out = append(out, "--source-dir="+l.last("source-dir"))
 	}
@@ -343,9 +354,17 @@ func (l *legacy) restore() ([]string, error) {
 	if from == "" || to == "" {
 		return nil, &job.Failure{Code: job.ExitUsage, Err: errors.New("--restore needs --from-dir and --to-dir")}
 	}
-	if strings.Contains(from, "://") || strings.HasSuffix(strings.ToLower(from), ".zip") || isRemote(from) {
-		return nil, usageError("this version restores from repositories in local directories", "--from-dir %s: not in this version", withoutPassword(from))
+	if strings.HasSuffix(strings.ToLower(from), ".zip") {
+		return nil, usageError("unpack it with unzip or 7z", "--from-dir %s: this version does not restore from archives", from)
 	}
+	if remote := remoteDir(from); remote != "" {
+		from = remote
+	}
+	return l.restoreFrom(from, to)
+}
+
+// restoreFrom writes the command that restores from a repository.
+func (l *legacy) restoreFrom(from, to string) ([]string, error) {
 	snapshot := "latest"
 	if l.given("restore-timestamp") {
 		snapshot = l.last("restore-timestamp")
@@ -360,17 +379,15 @@ func (l *legacy) restore() ([]string, error) {
 	return append(out, backupDirFlags([]string{from})...), nil
 }
 
-// isRemote recognises user@host:/path.
-func isRemote(s string) bool {
-	host, path, ok := strings.Cut(s, ":")
-	return ok && strings.Contains(host, "@") && !strings.Contains(host, "/") && strings.HasPrefix(path, "/")
-}
-
-// withoutPassword cuts what a URL says before its host.
-func withoutPassword(s string) string {
-	scheme, rest, ok := strings.Cut(s, "://")
-	if !ok {
-		return s
+// remoteDir turns user@host:/path and ssh://user@host/path of 2.5 into an address;
+// "" for anything else.
+func remoteDir(s string) string {
+	if rest, ok := strings.CutPrefix(s, "ssh://"); ok {
+		return "sftp://" + rest
 	}
-	return scheme + "://" + rest[strings.LastIndexByte(rest, '@')+1:]
+	host, path, ok := strings.Cut(s, ":")
+	if ok && strings.Contains(host, "@") && !strings.Contains(host, "/") && strings.HasPrefix(path, "/") {
+		return "sftp://" + host + path
+	}
+	return ""
 }

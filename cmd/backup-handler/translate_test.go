@@ -29,22 +29,28 @@ func TestTranslate(t *testing.T) {
 
 		// A backup.
 		{"--operation-modes local --backup-mode full --source-dir A --backup-dirs B C",
-			"backup --backup-mode=full --source-dir=A --backup-dirs=B --backup-dirs=C"},
-		{"--backup-dirs B C --source-dir A", "backup --backup-mode=full --source-dir=A --backup-dirs=B --backup-dirs=C"},
-		{"--backup-dirs B", "backup --backup-mode=full --backup-dirs=B"},
-		{"--backup-dirs B --backup-dirs C --source-dir A", "backup --backup-mode=full --source-dir=A --backup-dirs=B --backup-dirs=C"},
-		{"--backup-dirs=B --source-dir=A --backup-mode=incremental --dry-run", "backup --backup-mode=incremental --source-dir=A --dry-run --backup-dirs=B"},
-		{"--source-dir A --source-dir B --backup-mode differential", "backup --backup-mode=differential --source-dir=B"},
-		{"--source-dir A --backup-dirs B,C", `backup --backup-mode=full --source-dir=A --backup-dirs="B,C"`},
-		{"--source-dir A --exclude *.tmp,|node_modules,", "backup --backup-mode=full --source-dir=A --exclude=*.tmp --exclude=node_modules"},
-		{`--source-dir A --exclude a"b`, `backup --backup-mode=full --source-dir=A --exclude="a""b"`},
-		{"--encrypt --dedup --source-dir A", "backup --backup-mode=full --source-dir=A --encrypt"},
-		{"--operation-modes local --config C", "backup --backup-mode=full --config=C"},
-		{"--operation-modes local --profile home --json -q", "backup --backup-mode=full --profile=home --json -q"},
-		{"--source-d A --backup-m incremental", "backup --backup-mode=incremental --source-dir=A"},
-		{"--key-file K --source-dir A", "backup --backup-mode=full --source-dir=A --key-file=K"},
+			"backup --backup-mode=full --operation-modes=local --source-dir=A --backup-dirs=B --backup-dirs=C"},
+		{"--backup-dirs B C --source-dir A", "backup --backup-mode=full --operation-modes=local --source-dir=A --backup-dirs=B --backup-dirs=C"},
+		{"--backup-dirs B", "backup --backup-mode=full --operation-modes=local --backup-dirs=B"},
+		{"--backup-dirs B --backup-dirs C --source-dir A", "backup --backup-mode=full --operation-modes=local --source-dir=A --backup-dirs=B --backup-dirs=C"},
+		{"--backup-dirs=B --source-dir=A --backup-mode=incremental --dry-run", "backup --backup-mode=incremental --operation-modes=local --source-dir=A --dry-run --backup-dirs=B"},
+		{"--source-dir A --source-dir B --backup-mode differential", "backup --backup-mode=differential --operation-modes=local --source-dir=B"},
+		{"--source-dir A --backup-dirs B,C", `backup --backup-mode=full --operation-modes=local --source-dir=A --backup-dirs="B,C"`},
+		{"--source-dir A --exclude *.tmp,|node_modules,", "backup --backup-mode=full --operation-modes=local --source-dir=A --exclude=*.tmp --exclude=node_modules"},
+		{`--source-dir A --exclude a"b`, `backup --backup-mode=full --operation-modes=local --source-dir=A --exclude="a""b"`},
+		{"--encrypt --dedup --source-dir A", "backup --backup-mode=full --operation-modes=local --source-dir=A --encrypt"},
+		{"--operation-modes local --config C", "backup --backup-mode=full --operation-modes=local --config=C"},
+		{"--operation-modes local --profile home --json -q", "backup --backup-mode=full --operation-modes=local --profile=home --json -q"},
+		{"--source-d A --backup-m incremental", "backup --backup-mode=incremental --operation-modes=local --source-dir=A"},
+		{"--key-file K --source-dir A", "backup --backup-mode=full --operation-modes=local --source-dir=A --key-file=K"},
+
+		{"--operation-modes ssh s3 --ssh-servers h u@g:22 --source-dir A",
+			"backup --backup-mode=full --operation-modes=ssh,s3 --ssh-servers=h --ssh-servers=u@g:22 --source-dir=A"},
 
 		// The rest.
+		{"--restore --from-dir u@h:/p --to-dir D", "restore latest --to=D --strip-source --backup-dirs=sftp://u@h/p"},
+		{"--restore --from-dir ssh://u@h/p --to-dir D", "restore latest --to=D --strip-source --backup-dirs=sftp://u@h/p"},
+		{"--restore --from-dir s3://b/p --to-dir D", "restore latest --to=D --strip-source --backup-dirs=s3://b/p"},
 		{"--version", "version"},
 		{"--status", "status"},
 		{"--status --config C", "status --config=C"},
@@ -78,8 +84,9 @@ func words(s string) []string {
 func TestTranslateRefuses(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		// What is not in this version is named.
-		{"--operation-modes ssh --source-dir A", "--operation-modes ssh"},
-		{"--operation-modes local s3 --source-dir A", "--operation-modes s3"},
+		{"--operation-modes db --source-dir A", "--operation-modes db"},
+		{"--operation-modes local db --source-dir A", "--operation-modes db"},
+		{"--ssh-servers h --source-dir A", "--ssh-servers"},
 		{"--operation-modes db", "--operation-modes db"},
 		{"--source-dir A --compress zip", "--compress "},
 		{"--source-dir A --retain 3", "--retain "},
@@ -94,9 +101,6 @@ func TestTranslateRefuses(t *testing.T) {
 		{"--source-dir A --notifications", "--notifications "},
 		{"--source-dir A --receiver a@b", "--receiver "},
 		{"--install", "--install "},
-		{"--restore --from-dir u@h:/p --to-dir D", "--from-dir"},
-		{"--restore --from-dir ssh://u:SECRET@h/p --to-dir D", "--from-dir ssh://h/p"},
-		{"--restore --from-dir s3://b/p --to-dir D", "--from-dir"},
 		{"--restore --from-dir b.ZIP --to-dir D", "--from-dir"},
 
 		// What made no sense in 2.5 either.

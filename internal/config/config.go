@@ -25,7 +25,8 @@
 //
 // Files: ini.go (the grammar), keys.go (the table), value.go (types), secret.go
 // (secrets that do not print), config.go (loading and its warnings), settings.go
-// (what the program asks for), find.go (where files are), show.go (listings),
+// (what the program asks for), destinations.go (the same for what is on other
+// machines), find.go (where files are), show.go (listings),
 // document.go (example and reference).
 package config
 
@@ -245,7 +246,7 @@ func (l *loader) set(k Key, e iniEntry) Value {
 // them and do not set them.
 func (l *loader) inherit() {
 	for _, k := range Keys() {
-		if e, inherited, ok := l.file.lookup(k.Section, k.Name); ok && inherited && k.Section != defaultSection {
+		if e, inherited, ok := l.file.lookup(k.Section, k.Name); ok && inherited && k.Section != defaultSection && !k.Own {
 			l.entry(k, e)
 		}
 	}
@@ -354,11 +355,30 @@ func (c *Config) Check() []error {
 	if dirs, err := c.Sources(); err == nil && len(dirs) == 0 {
 		errs = append(errs, c.Value("DEFAULT", "source_dir").errorf("nothing to back up: set it"))
 	}
-	if dirs, err := c.BackupDirs(); err == nil && len(dirs) == 0 {
-		errs = append(errs, c.Value("BACKUPS", "backup_dirs").errorf("nowhere to back up to: set it"))
-	}
+	errs = append(errs, c.checkDestinations()...)
 	if e, err := c.Encryption(); err == nil && e.Enabled && !e.KeyFile.IsSet() && !e.Passphrase.IsSet() {
 		errs = append(errs, c.Value("ENCRYPTION", "enabled").errorf("needs key_file or passphrase"))
+	}
+	return errs
+}
+
+// checkDestinations finds modes without destinations, and the other way round.
+func (c *Config) checkDestinations() (errs []error) {
+	m, err := c.Modes()
+	dirs, derr := c.BackupDirs()
+	ssh, serr := c.SSH()
+	s3, terr := c.S3()
+	if err != nil || derr != nil || serr != nil || terr != nil {
+		return nil // has been said
+	}
+	if m.SSH && len(ssh.Servers) == 0 {
+		errs = append(errs, c.Value("MODES", "ssh").errorf("needs [SSH] ssh_servers"))
+	}
+	if m.S3 && s3.Bucket == "" {
+		errs = append(errs, c.Value("MODES", "s3").errorf("needs [S3] bucket"))
+	}
+	if (!m.Local || len(dirs) == 0) && !m.SSH && !m.S3 {
+		errs = append(errs, c.Value("BACKUPS", "backup_dirs").errorf("nowhere to back up to: set it, or one of [MODES] ssh and s3"))
 	}
 	return errs
 }

@@ -21,6 +21,7 @@ const (
 	Enum     Type = "choice"     // one of Key.Values, in any case
 	Times    Type = "times"      // a list of HH:MM, 24 hours
 	URL      Type = "URL"        // http or https
+	Schedule Type = "schedule"   // a list of HH:MM-HH:MM and a rate in KiB/s
 )
 
 // A Section is one [SECTION] of the table.
@@ -55,6 +56,9 @@ type Key struct {
 	Reserved bool
 	// Deprecated says what to do instead; "" for a current key.
 	Deprecated string
+	// Own keys are not inherited from [DEFAULT], whose key of the same name means
+	// something else.
+	Own bool
 	// Doc is one sentence.
 	Doc string
 	// Example is what the example file shows instead of the default.
@@ -114,7 +118,7 @@ func currentSections() []Section {
 		}},
 		{Name: "BACKUPS", Doc: "Where to.", Keys: []Key{
 			{Name: "backup_dirs", Type: PathList, Example: "/mnt/backup/repository", Active: true,
-				Doc: "Destinations; each holds one repository and receives every snapshot."},
+				Doc: "Destinations, directories or addresses (sftp://user@host/path, s3://bucket/prefix, gs://bucket/prefix, azblob://container/prefix); each holds one repository and receives every snapshot."},
 		}},
 		{Name: "ENCRYPTION", Doc: "Who can read the repositories.", Keys: []Key{
 			{Name: "enabled", Type: Bool, Default: "False", Example: "True", Active: true,
@@ -153,8 +157,84 @@ func currentSections() []Section {
 				Doc: "Bytes a second to write to all destinations together, such as 500K or 10M; 0 for no limit."},
 			{Name: "download", Type: Size, Default: "0", Example: "10M",
 				Doc: "Bytes a second to read from all destinations together; 0 for no limit."},
+			{Name: "limit_schedule", Type: Schedule, Example: "08:00-18:00 500, 22:00-06:00 0",
+				Doc: "Largest rate in each direction at some times of day, in KiB/s, beside the limits above: the first time that fits counts, 0 is no limit."},
 			{Name: "io_idle", Type: Bool, Default: "False",
 				Doc: "Let every other program go first at disks and processors."},
+		}},
+		{Name: "MODES", Doc: "Which destinations and sources are in use; --operation-modes goes before these keys.", Keys: []Key{
+			{Name: "local", Type: Bool, Default: "False", Doc: "Use [BACKUPS] backup_dirs; unset, they are used whenever they are set."},
+			{Name: "ssh", Type: Bool, Default: "False", Doc: "Use [SSH] ssh_servers."},
+			{Name: "s3", Type: Bool, Default: "False", Doc: "Use [S3] bucket."},
+			{Name: "db", Type: Bool, Default: "False", Reserved: true, Doc: "Back up the [DATABASE]."},
+		}},
+		{Name: "SSH", Doc: "SSH servers as destinations, and how sftp:// addresses are reached. ~/.ssh/config counts, too; what is set here goes before it.", Keys: []Key{
+			{Name: "ssh_servers", Type: List, Example: "backup.example.org, nas.example.org:2222",
+				Doc: "Servers, as host, host:port or user@host:port; each holds one repository in remote_dir."},
+			{Name: "username", Type: String, Doc: "User to log in as."},
+			{Name: "password", Type: String, Secret: true, Example: "${SSH_PASSWORD}", Doc: "Password to log in with; keys and the SSH agent are tried before it."},
+			{Name: "port", Type: Int, Max: 65535, Doc: "Port of servers that name none; unset means that of ~/.ssh/config, else 22."},
+			{Name: "key_file", Type: Path, Example: "~/.ssh/id_backup", Doc: "Private key to log in with, instead of those of ~/.ssh."},
+			{Name: "key_passphrase", Type: String, Secret: true, Example: "${SSH_KEY_PASSPHRASE}", Doc: "Passphrase of the private key."},
+			{Name: "remote_dir", Type: String, Default: "backup-handler",
+				Doc: "Directory of the repository on the servers, below the login directory unless it begins with a slash."},
+			{Name: "known_hosts", Type: Path, Default: "~/.ssh/known_hosts", Doc: "File of host keys that are trusted; an unknown or changed key is refused."},
+			{Name: "ssh_config", Type: Path, Doc: "File in the form of ~/.ssh/config to read instead of that."},
+			{Name: "proxy_jump", Type: String, Example: "gate.example.org", Doc: "Hosts to go through, as user@host:port, separated by commas."},
+			{Name: "connections", Type: Int, Default: "4", Floor: 1, Max: 16, Doc: "Connections to one server at a time."},
+			{Name: "bandwidth_limit", Type: Int, Default: "0", Unit: "KiB/s", Doc: "Largest rate to or from one server, 0 for no limit."},
+		}},
+		{Name: "S3", Doc: "An S3 bucket as destination, and how s3:// addresses are reached.", Keys: []Key{
+			{Name: "bucket", Type: String, Doc: "Name of the bucket."},
+			{Name: "prefix", Type: String, Doc: "Directory in the bucket; the repository is backup-handler.repo in it."},
+			{Name: "region", Type: String, Doc: "Region of the bucket; unset, it is found out."},
+			{Name: "endpoint", Type: String, Example: "https://s3.example.org", Doc: "Server that speaks S3; unset means Amazon."},
+			{Name: "path_style", Type: Enum, Default: "auto", Values: []string{"auto", "on", "off"}, Doc: "Name the bucket in the path of requests (on) or in the host name (off)."},
+			{Name: "access_key", Type: String, Secret: true, Example: "${AWS_ACCESS_KEY_ID}", Doc: "Access key ID; unset means the usual AWS credential chain."},
+			{Name: "secret_key", Type: String, Secret: true, Example: "${AWS_SECRET_ACCESS_KEY}", Doc: "Secret access key."},
+			{Name: "session_token", Type: String, Secret: true, Example: "${AWS_SESSION_TOKEN}", Doc: "Session token of temporary keys."},
+			{Name: "profile", Type: String, Doc: "Profile of ~/.aws/config and ~/.aws/credentials to use."},
+			{Name: "ca_file", Type: Path, Doc: "Certificates (PEM) of the only authorities to trust; unset means the system's."},
+			{Name: "storage_class", Type: String, Example: "STANDARD_IA", Doc: "Storage class of packs, nearly all of the data; everything else gets the bucket's default."},
+			{Name: "sse", Type: Enum, Default: "off", Values: []string{"off", "s3", "kms"}, Doc: "Encryption by the server, beside our own."},
+			{Name: "kms_key_id", Type: String, Doc: "Key of the key service, for sse = kms."},
+			{Name: "object_lock", Type: Enum, Default: "off", Values: []string{"off", "governance", "compliance"},
+				Doc: "Lock new objects against deletion; the bucket must have object lock."},
+			{Name: "lock_days", Type: Int, Default: "30", Floor: 1, Max: 36500, Unit: "days", Doc: "How long new objects are locked."},
+			{Name: "max_bandwidth", Type: Int, Default: "0", Unit: "KiB/s", Doc: "Largest rate, 0 for no limit."},
+			{Name: "multipart_threshold", Type: Int, Default: "8", Unit: "MiB",
+				Deprecated: "packs take one request each, which the server can refuse if the name is taken",
+				Doc:        "Size from which objects were sent in parts; it has no effect."},
+			{Name: "max_concurrency", Type: Int, Default: "10", Floor: 1, Max: 256, Doc: "Number of parts of a very large object sent at the same time."},
+		}},
+		{Name: "GCS", Doc: "How gs:// addresses (Google Cloud Storage) are reached.", Keys: []Key{
+			{Name: "credentials_file", Type: Path, Doc: "Key of a service account (JSON); unset means Google's application default credentials."},
+			{Name: "endpoint", Type: String, Doc: "Server to use instead of Google's."},
+			{Name: "storage_class", Type: String, Example: "NEARLINE", Doc: "Storage class of packs; everything else gets the bucket's default."},
+		}},
+		{Name: "AZURE", Doc: "How azblob:// addresses (Azure Blob Storage) are reached.", Keys: []Key{
+			{Name: "account", Type: String, Doc: "Storage account; unset means $AZURE_STORAGE_ACCOUNT."},
+			{Name: "account_key", Type: String, Secret: true, Example: "${AZURE_STORAGE_KEY}", Doc: "Key of the account."},
+			{Name: "sas_token", Type: String, Secret: true, Example: "${AZURE_STORAGE_SAS_TOKEN}", Doc: "Shared access signature, instead of the key."},
+			{Name: "endpoint", Type: String, Doc: "Address of the account's blob service, where it is not Azure's own."},
+			{Name: "storage_class", Type: String, Example: "Cool", Doc: "Access tier of packs; everything else gets the account's default."},
+		}},
+		{Name: "NETWORK", Doc: "How patient the program is with destinations on other machines.", Keys: []Key{
+			{Name: "retry_for", Type: Duration, Default: "15m", Unit: "s", Doc: "How long a request that fails is tried again before its destination has failed."},
+			{Name: "stall_timeout", Type: Duration, Default: "2m", Unit: "s", Doc: "How long a transfer may stand still before it is begun anew."},
+			{Name: "max_duration", Type: Duration, Default: "0s", Unit: "s", Doc: "How long a backup may take before it is ended, 0 for no limit; what was stored is used by the next one."},
+		}},
+		{Name: "TAILSCALE", Doc: "Reaching destinations through a tailnet.", Keys: []Key{
+			{Name: "enabled", Type: Bool, Default: "False", Doc: "Join the tailnet before a run, and reach SSH servers and object stores through it."},
+			{Name: "mode", Type: Enum, Default: "userspace", Own: true, Values: []string{"userspace", "system"},
+				Doc: "userspace joins as a node of its own inside the program, which needs no installed client and no root; system uses the installed client."},
+			{Name: "auth_key", Type: String, Secret: true, Example: "${TAILSCALE_AUTHKEY}", Doc: "Key to join with."},
+			{Name: "auth_key_file", Type: Path, Example: "/etc/backup-handler/tailscale.key", Doc: "File that holds the key instead."},
+			{Name: "hostname", Type: String, Doc: "Name of this machine in the tailnet; unset means backup-handler and the host's name, and in system mode the client's own."},
+			{Name: "advertise_tags", Type: List, Example: "tag:backup", Doc: "Tags of this machine."},
+			{Name: "accept_routes", Type: Bool, Default: "False", Doc: "Use the routes that others offer; in userspace mode they are always used."},
+			{Name: "disconnect_after", Type: Bool, Default: "False", Doc: "In system mode, disconnect after the run, if the run has connected."},
+			{Name: "control_url", Type: String, Example: "https://headscale.example.org", Doc: "Control server to use instead of Tailscale's."},
 		}},
 		{Name: "EXCLUDE", Doc: "What to leave out, beside [DEFAULT] exclude_patterns.", Keys: []Key{
 			{Name: "exclude_files", Type: PathList, Example: "/etc/backup-handler/excludes",
@@ -177,6 +257,8 @@ func currentSections() []Section {
 		{Name: "CACHE", Doc: "Where the program keeps what it can fetch again.", Keys: []Key{
 			{Name: "dir", Type: Path, Example: "/var/cache/backup-handler",
 				Doc: "Cache directory; unset means $XDG_CACHE_HOME/backup-handler or ~/.cache/backup-handler, for root without a home /var/cache/backup-handler."},
+			{Name: "max_size", Type: Size, Default: "1G",
+				Doc: "Most that is kept of the directories of each repository on another machine, so that they are not fetched again; the index comes on top."},
 		}},
 		{Name: "LOG", Doc: "The application log, Logs/application.log in the state directory.", Keys: []Key{
 			{Name: "level", Type: Enum, Default: "info", Values: []string{"debug", "info", "warn", "error"},
@@ -198,29 +280,6 @@ func currentSections() []Section {
 
 func reservedSections() []Section {
 	return []Section{
-		{Name: "MODES", Reserved: true, Doc: "What a scheduled run does.", Keys: []Key{
-			{Name: "local", Type: Bool, Default: "False", Doc: "Back up to [BACKUPS] backup_dirs."},
-			{Name: "ssh", Type: Bool, Default: "False", Doc: "Back up to [SSH] ssh_servers."},
-			{Name: "s3", Type: Bool, Default: "False", Doc: "Back up to [S3] bucket."},
-			{Name: "db", Type: Bool, Default: "False", Doc: "Back up the [DATABASE]."},
-		}},
-		{Name: "SSH", Reserved: true, Doc: "SSH servers as destinations.", Keys: []Key{
-			{Name: "ssh_servers", Type: List, Doc: "Host names of the servers."},
-			{Name: "username", Type: String, Doc: "User to log in as."},
-			{Name: "password", Type: String, Secret: true, Example: "${SSH_PASSWORD}", Doc: "Password to log in with."},
-			{Name: "bandwidth_limit", Type: Int, Default: "0", Unit: "KiB/s", Doc: "Largest rate of one transfer, 0 for no limit."},
-			{Name: "known_hosts", Type: Path, Default: "~/.ssh/known_hosts", Doc: "File of host keys that are trusted."},
-		}},
-		{Name: "S3", Reserved: true, Doc: "An S3 bucket as destination.", Keys: []Key{
-			{Name: "bucket", Type: String, Doc: "Name of the bucket."},
-			{Name: "prefix", Type: String, Doc: "What the names of all objects begin with."},
-			{Name: "region", Type: String, Doc: "Region of the bucket."},
-			{Name: "access_key", Type: String, Secret: true, Example: "${AWS_ACCESS_KEY_ID}", Doc: "Access key ID; unset means the usual AWS credential chain."},
-			{Name: "secret_key", Type: String, Secret: true, Example: "${AWS_SECRET_ACCESS_KEY}", Doc: "Secret access key."},
-			{Name: "max_bandwidth", Type: Int, Default: "0", Unit: "KiB/s", Doc: "Largest rate, 0 for no limit."},
-			{Name: "multipart_threshold", Type: Int, Default: "8", Unit: "MiB", Doc: "Size from which objects are sent in parts."},
-			{Name: "max_concurrency", Type: Int, Default: "10", Doc: "Number of parts sent at the same time."},
-		}},
 		{Name: "DATABASE", Reserved: true, Doc: "A MySQL or MariaDB database as source.", Keys: []Key{
 			{Name: "user", Type: String, Doc: "User to log in as."},
 			{Name: "password", Type: String, Secret: true, Example: "${DB_PASSWORD}", Doc: "Password to log in with."},
@@ -289,14 +348,6 @@ func reservedSections() []Section {
 			{Name: "staleness_factor", Type: Float, Default: "2.0", Floor: 1, Doc: "Intervals without a backup after which an alarm is raised."},
 			{Name: "local_mail_to", Type: String, Doc: "Local user who is mailed about alarms."},
 			{Name: "status_sentinel", Type: String, Default: "Logs/last_run_status.json", Doc: "File that holds the outcome of the last run."},
-		}},
-		{Name: "TAILSCALE", Reserved: true, Doc: "Joining a tailnet to reach destinations.", Keys: []Key{
-			{Name: "enabled", Type: Bool, Default: "False", Doc: "Join before a run."},
-			{Name: "auth_key", Type: String, Secret: true, Example: "${TAILSCALE_AUTHKEY}", Doc: "Key to join with."},
-			{Name: "hostname", Type: String, Doc: "Name of this machine in the tailnet."},
-			{Name: "advertise_tags", Type: String, Doc: "Tags of this machine."},
-			{Name: "accept_routes", Type: Bool, Default: "False", Doc: "Use the routes that others offer."},
-			{Name: "disconnect_after", Type: Bool, Default: "False", Doc: "Leave the tailnet after the run."},
 		}},
 	}
 }

@@ -111,6 +111,7 @@ type Limits struct {
 	CPU      Processors
 	Upload   int64 // bytes per second
 	Download int64 // bytes per second
+	Schedule []RatePeriod
 	IOIdle   bool
 }
 
@@ -121,6 +122,7 @@ func (c *Config) Limits() (Limits, error) {
 		CPU:      get(&r, c.Value("LIMITS", "cpu"), Value.CPUs),
 		Upload:   get(&r, c.Value("LIMITS", "upload"), Value.Size),
 		Download: get(&r, c.Value("LIMITS", "download"), Value.Size),
+		Schedule: get(&r, c.Value("LIMITS", "limit_schedule"), Value.Schedule),
 		IOIdle:   get(&r, c.Value("LIMITS", "io_idle"), Value.Bool),
 	}, r.err
 }
@@ -183,6 +185,10 @@ func (c *Config) CacheDir() (string, error) {
 	}
 	return DefaultCacheDir(c.env, isRoot())
 }
+
+// CacheSize returns how many bytes of each remote repository's directories are
+// kept.
+func (c *Config) CacheSize() (int64, error) { return c.Value("CACHE", "max_size").Size() }
 
 // isRoot is false on Windows, which has no such user.
 func isRoot() bool { return os.Geteuid() == 0 }

@@ -261,6 +261,8 @@ func (v Value) check() error {
 		_, err = v.Size()
 	case CPUs:
 		_, err = v.CPUs()
+	case Schedule:
+		_, err = v.Schedule()
 	default:
 		panic("config: unknown type " + string(v.Key.Type))
 	}

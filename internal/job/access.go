@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
-	"github.com/SP1R4/BackupHandler/v3/internal/limit"
+	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
@@ -40,8 +40,9 @@ type Access struct {
 	Lockers     []seal.Locker
 	KDF         seal.KDF
 	CacheDir    string // "" for no cache
-	// Limits bound the traffic with all repositories together.
-	Limits storage.Limits
+	CacheSize   int64  // bytes of each remote repository's directories
+	// Stores opens what a location names.
+	Stores *location.Settings
 	// Prompt asks for a passphrase, when nothing else opens a repository. nil:
 	// nobody is there to ask. confirm: for a new one, asked twice.
 	Prompt func(question string, confirm bool) ([]byte, error)
@@ -57,9 +58,17 @@ type AccessOptions struct {
 	IdentityFile   string
 	Recipients     []string
 	NoCache        bool
-	Limits         storage.Limits
-	Env            func(string) (string, bool)
-	Prompt         func(question string, confirm bool) ([]byte, error)
+	// Limits bound the traffic with all repositories together.
+	Limits storage.Limits
+	Env    func(string) (string, bool)
+	Prompt func(question string, confirm bool) ([]byte, error)
+	// Dial makes connections to other machines; nil: as the system does.
+	Dial Dial
+	// OnRetry, if set, receives a line for each request that failed and is tried
+	// again. Called concurrently.
+	OnRetry func(string)
+	// OnRequest, if set, is told of each request to an object store.
+	OnRequest func(method, what string)
 }
 
 // NewAccess gathers the keys that the configuration, the environment and the
@@ -70,7 +79,13 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Access{Encrypt: enc.Enabled || o.Encrypt || len(o.Recipients) > 0, Prompt: o.Prompt, Limits: o.Limits}
+	a := &Access{Encrypt: enc.Enabled || o.Encrypt || len(o.Recipients) > 0, Prompt: o.Prompt}
+	if a.Stores, err = stores(cfg, o); err != nil {
+		return nil, err
+	}
+	if a.CacheSize, err = cfg.CacheSize(); err != nil {
+		return nil, err
+	}
 	if enc.KDF == "argon2id" {
 		a.KDF = seal.Argon2id(3, 64<<10, 1)
 	}
@@ -253,18 +268,21 @@ func readKeyFile(path string) ([]byte, error) {
 
 // Open opens the repository at a location. It asks for a passphrase where nothing
 // else fits and somebody is there to ask.
-func (a *Access) Open(ctx context.Context, location string) (*repo.Repository, error) {
-	b, err := storage.Open(ctx, location)
+func (a *Access) Open(ctx context.Context, place string) (*repo.Repository, error) {
+	b, err := a.Stores.Open(ctx, place)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: %w", location, repo.ErrNoRepository)
+			return nil, fmt.Errorf("%s: %w", location.Redact(place), repo.ErrNoRepository)
 		}
 		return nil, err
 	}
-	b = a.limited(ctx, b)
-	r, err := repo.Open(ctx, b, repo.Options{Credentials: a.Credentials, CacheDir: a.CacheDir})
+	o := repo.Options{Credentials: a.Credentials, CacheDir: a.CacheDir}
+	if location.IsRemote(place) {
+		o.CacheBytes, o.Transfers = a.CacheSize, location.Transfers
+	}
+	r, err := repo.Open(ctx, b, o)
 	if errors.Is(err, seal.ErrWrongKey) && a.Prompt != nil {
-		text, perr := a.Prompt("Passphrase for "+location, false)
+		text, perr := a.Prompt("Passphrase for "+location.Redact(place), false)
 		if perr != nil {
 			b.Close()
 			return nil, errors.Join(err, perr)
@@ -274,7 +292,8 @@ func (a *Access) Open(ctx context.Context, location string) (*repo.Repository, e
 			b.Close()
 			return nil, perr
 		}
-		if r, err = repo.Open(ctx, b, repo.Options{Credentials: []seal.Credential{p}, CacheDir: a.CacheDir}); err == nil {
+		o.Credentials = []seal.Credential{p}
+		if r, err = repo.Open(ctx, b, o); err == nil {
 			a.add(nil, p, "passphrase from the terminal")
 		}
 	}
@@ -285,18 +304,10 @@ func (a *Access) Open(ctx context.Context, location string) (*repo.Repository, e
 	return r, nil
 }
 
-// limited puts the limits on a store, if there are any.
-func (a *Access) limited(ctx context.Context, b storage.Backend) storage.Backend {
-	if p := limit.Of(ctx); a.Limits == (storage.Limits{}) && (p == nil || !p.Limited()) {
-		return b
-	}
-	return storage.Limit(b, a.Limits)
-}
-
 // Create makes a repository at a location. With sibling, which may be nil, it shares
 // its master secret, unless one of the two is encrypted and the other is not: the
 // secret of the one would lie open in the other.
-func (a *Access) Create(ctx context.Context, location string, sibling *repo.Repository) error {
+func (a *Access) Create(ctx context.Context, place string, sibling *repo.Repository) error {
 	if sibling != nil {
 		encrypted, err := sibling.Encrypted(ctx)
 		if err != nil {
@@ -307,7 +318,7 @@ func (a *Access) Create(ctx context.Context, location string, sibling *repo.Repo
 		}
 	}
 	if a.EncryptNew && len(a.Lockers) == 0 {
-		if err := a.askNew(location); err != nil {
+		if err := a.askNew(place); err != nil {
 			return err
 		}
 	}
@@ -315,23 +326,23 @@ func (a *Access) Create(ctx context.Context, location string, sibling *repo.Repo
 	if !a.EncryptNew {
 		lockers = []seal.Locker{seal.None{}}
 	}
-	b, err := storage.Create(ctx, location)
+	b, err := a.Stores.Create(ctx, place)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	return repo.Init(ctx, a.limited(ctx, b), repo.InitOptions{
+	return repo.Init(ctx, b, repo.InitOptions{
 		Lockers: lockers, Sibling: sibling,
 		Wrap: seal.WrapOptions{Created: time.Now(), KDF: a.KDF},
 	})
 }
 
 // askNew asks for the passphrase of a new repository.
-func (a *Access) askNew(location string) error {
+func (a *Access) askNew(place string) error {
 	if a.Prompt == nil {
 		return ErrNoKey
 	}
-	text, err := a.Prompt("New passphrase for "+location, true)
+	text, err := a.Prompt("New passphrase for "+location.Redact(place), true)
 	if err != nil {
 		return err
 	}

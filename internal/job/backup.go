@@ -17,6 +17,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/backup"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
 	"github.com/SP1R4/BackupHandler/v3/internal/files"
+	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
@@ -377,7 +378,7 @@ func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note func(s
 func localDirs(destinations []string) []string {
 	var dirs []string
 	for _, d := range destinations {
-		if info, err := os.Stat(d); !isURL(d) && err == nil && info.IsDir() {
+		if info, err := os.Stat(d); !location.IsURL(d) && err == nil && info.IsDir() {
 			dirs = append(dirs, d)
 		}
 	}
@@ -501,8 +502,17 @@ func hint(err error) string {
 		return "free some space, or add a destination; what is stored already is used by the next run"
 	case errors.Is(err, storage.ErrReadOnly):
 		return "is it mounted read-only, or owned by another user?"
-	case errors.Is(err, storage.ErrUnsupported):
-		return "this version keeps repositories in local directories"
+	}
+	return Hint(err)
+}
+
+// Hint is what a store says about its own error; "" if nothing.
+func Hint(err error) string {
+	if p, ok := errors.AsType[*storage.PermanentError](err); ok && p.Hint != "" {
+		return p.Hint
+	}
+	if errors.Is(err, storage.ErrUnsupported) {
+		return "addresses are " + location.Schemes
 	}
 	return ""
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/files"
+	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -40,16 +41,14 @@ type Destination struct {
 	Copied []repo.ID
 }
 
-func isURL(location string) bool { return strings.Contains(location, "://") }
-
 // OpenDestination opens the repository of a location, its own or that in its
 // SubDir.
-func (a *Access) OpenDestination(ctx context.Context, location string) (*Destination, error) {
-	d := &Destination{Location: location, Place: location}
+func (a *Access) OpenDestination(ctx context.Context, place string) (*Destination, error) {
+	d := &Destination{Location: place, Place: place}
 	var err error
-	d.Repo, err = a.Open(ctx, location)
-	if errors.Is(err, repo.ErrNoRepository) && !isURL(location) {
-		sub := filepath.Join(location, SubDir)
+	d.Repo, err = a.Open(ctx, place)
+	if errors.Is(err, repo.ErrNoRepository) {
+		sub := location.Join(place, SubDir)
 		r, suberr := a.Open(ctx, sub)
 		if suberr == nil || !errors.Is(suberr, repo.ErrNoRepository) {
 			d.Place, d.Repo, err = sub, r, suberr
@@ -60,7 +59,7 @@ func (a *Access) OpenDestination(ctx context.Context, location string) (*Destina
 
 // create makes the repository of d, where the place is fit for one.
 func (a *Access) create(ctx context.Context, d *Destination, sibling *repo.Repository) error {
-	if !isURL(d.Location) {
+	if !location.IsURL(d.Location) {
 		if err := checkMounted(d.Location); err != nil {
 			return err
 		}
@@ -85,11 +84,11 @@ func (a *Access) create(ctx context.Context, d *Destination, sibling *repo.Repos
 
 // Place returns where the repository of a location is created: there, or in its
 // SubDir where the location holds other things.
-func Place(location string) (string, error) {
-	if isURL(location) {
-		return location, nil
+func Place(place string) (string, error) {
+	if location.IsURL(place) {
+		return place, nil
 	}
-	entries, err := os.ReadDir(location)
+	entries, err := os.ReadDir(place)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
@@ -97,13 +96,13 @@ func Place(location string) (string, error) {
 		return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == name && e.IsDir() })
 	}
 	if has("packs") && has("keys") {
-		return "", &Failure{ExitRefused, fmt.Errorf("%s holds the remains of a repository whose file 'config' is lost", location),
+		return "", &Failure{ExitRefused, fmt.Errorf("%s holds the remains of a repository whose file 'config' is lost", place),
 			"bring config back from a copy; nothing was changed"}
 	}
 	if slices.ContainsFunc(entries, foreign) {
-		return filepath.Join(location, SubDir), nil
+		return filepath.Join(place, SubDir), nil
 	}
-	return location, nil
+	return place, nil
 }
 
 // foreign says whether an entry of a directory is not from an interrupted creation

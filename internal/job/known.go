@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/durable"
+	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 )
 
@@ -28,9 +29,9 @@ type knownFile struct {
 	Repository repo.ID `json:"repository"`
 }
 
-func (k Known) file(location string) (name, key string) {
-	key = location
-	if !isURL(key) {
+func (k Known) file(place string) (name, key string) {
+	key = place
+	if !location.IsURL(key) {
 		if abs, err := filepath.Abs(key); err == nil {
 			key = abs
 		}
@@ -40,11 +41,11 @@ func (k Known) file(location string) (name, key string) {
 }
 
 // Lookup returns the repository last seen at a location.
-func (k Known) Lookup(location string) (id repo.ID, ok bool, err error) {
+func (k Known) Lookup(place string) (id repo.ID, ok bool, err error) {
 	if k.Dir == "" {
 		return id, false, nil
 	}
-	name, _ := k.file(location)
+	name, _ := k.file(place)
 	b, err := os.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return id, false, nil
@@ -54,17 +55,17 @@ func (k Known) Lookup(location string) (id repo.ID, ok bool, err error) {
 		err = json.Unmarshal(b, &f)
 	}
 	if err != nil {
-		return id, false, fmt.Errorf("read what is known of %s: %w", location, err)
+		return id, false, fmt.Errorf("read what is known of %s: %w", location.Redact(place), err)
 	}
 	return f.Repository, true, nil
 }
 
 // Remember records the repository at a location.
-func (k Known) Remember(location string, id repo.ID) error {
-	if old, ok, err := k.Lookup(location); k.Dir == "" || err == nil && ok && old == id {
+func (k Known) Remember(place string, id repo.ID) error {
+	if old, ok, err := k.Lookup(place); k.Dir == "" || err == nil && ok && old == id {
 		return nil
 	}
-	name, key := k.file(location)
+	name, key := k.file(place)
 	b, err := json.Marshal(knownFile{key, id})
 	if err != nil {
 		return err

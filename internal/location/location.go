@@ -1,0 +1,229 @@
+// Package location opens the store that a location names: a directory, or a
+// directory of an SSH server or object store, by its URL.
+//
+// It knows every kind of store, and nothing of what is kept there, nor where the
+// settings come from: they are asked for when a store of their kind is opened, so
+// that a restore from one does not need the password of another.
+package location
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/azure"
+	"github.com/SP1R4/BackupHandler/v3/internal/gcs"
+	"github.com/SP1R4/BackupHandler/v3/internal/limit"
+	"github.com/SP1R4/BackupHandler/v3/internal/s3"
+	"github.com/SP1R4/BackupHandler/v3/internal/sftp"
+	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+)
+
+// Schemes lists the URLs that Open understands.
+const Schemes = "sftp://user@host:port/path, s3://bucket/prefix, gs://bucket/prefix, azblob://container/prefix, file:///path"
+
+// Transfers is how many objects are worth moving at a time over a network: while
+// one waits for an answer, others fill the line.
+const Transfers = 4
+
+// Settings say how stores are reached. Limits of one kind of store hold for each
+// that is opened, beside those of Remote, which all have in common.
+type Settings struct {
+	SFTP  func() (sftp.Options, storage.Limits, error)
+	S3    func() (s3.Options, storage.Limits, error)
+	GCS   func() (gcs.Options, error)
+	Azure func() (azure.Options, error)
+	// Remote is how patient and how fast everything on other machines is. Its
+	// limits hold for directories, too.
+	Remote storage.RemoteOptions
+}
+
+// IsURL says whether a location is a URL, and no path.
+func IsURL(location string) bool { return scheme(location) != "" }
+
+// IsRemote says whether a location is on another machine.
+func IsRemote(location string) bool {
+	s := scheme(location)
+	return s != "" && s != "file"
+}
+
+// scheme is that of a URL, in lower case; "" of a path. One letter is a Windows
+// drive.
+func scheme(location string) string {
+	s, _, ok := strings.Cut(location, "://")
+	if !ok || len(s) < 2 || strings.ContainsAny(s, `/\ `) {
+		return ""
+	}
+	return strings.ToLower(s)
+}
+
+// Join returns the location of what name is in a place.
+func Join(place, name string) string {
+	if IsURL(place) {
+		return strings.TrimRight(place, "/") + "/" + name
+	}
+	return filepath.Join(place, name)
+}
+
+// HasPassword says whether somebody has written a password into a URL, where
+// process lists, shell histories and logs show it.
+func HasPassword(location string) bool { return Redact(location) != location }
+
+// Redact returns a location for messages: a password that somebody has written
+// into a URL is not repeated.
+func Redact(location string) string {
+	if !IsURL(location) {
+		return location
+	}
+	head, tail, _ := strings.Cut(location, "://")
+	authority, rest := tail, ""
+	if i := strings.IndexByte(tail, '/'); i >= 0 {
+		authority, rest = tail[:i], tail[i:]
+	}
+	user, host, ok := cutLast(authority, "@")
+	if !ok {
+		return location
+	}
+	name, _, ok := strings.Cut(user, ":")
+	if !ok {
+		return location
+	}
+	return head + "://" + name + ":xxxxx@" + host + rest
+}
+
+// cutLast is strings.Cut at the last separator.
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// Open opens the store at a location. One that does not exist is fs.ErrNotExist, as
+// far as that can be told before its objects are asked for.
+func (s *Settings) Open(ctx context.Context, location string) (storage.Backend, error) {
+	return s.open(ctx, location, false)
+}
+
+// Create makes the place of a store, where that is up to us, and opens it.
+func (s *Settings) Create(ctx context.Context, location string) (storage.Backend, error) {
+	return s.open(ctx, location, true)
+}
+
+func (s *Settings) open(ctx context.Context, location string, create bool) (storage.Backend, error) {
+	o := s.Remote
+	var objects storage.Objects
+	var err error
+	switch scheme(location) {
+	case "sftp":
+		objects, err = s.sftp(ctx, location, create, &o)
+	case "s3":
+		objects, err = s.s3(ctx, location, create, &o)
+	case "gs":
+		objects, err = s.gcs(ctx, location, create)
+	case "azblob":
+		objects, err = s.azure(ctx, location, create)
+	default:
+		return s.local(ctx, location, create)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", Redact(location), err)
+	}
+	return storage.NewRemote(objects, o), nil
+}
+
+func (s *Settings) local(ctx context.Context, location string, create bool) (b storage.Backend, err error) {
+	if create {
+		b, err = storage.Create(ctx, location)
+	} else {
+		b, err = storage.Open(ctx, location)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p := limit.Of(ctx); s.Remote.Limits == (storage.Limits{}) && (p == nil || !p.Limited()) {
+		return b, nil
+	}
+	return storage.Limit(b, s.Remote.Limits), nil
+}
+
+// narrow adds the limits of one store to those of all.
+func narrow(o *storage.RemoteOptions, l storage.Limits) {
+	o.Limits.Upload = o.Limits.Upload.And(l.Upload)
+	o.Limits.Download = o.Limits.Download.And(l.Download)
+}
+
+func (s *Settings) sftp(ctx context.Context, location string, create bool, o *storage.RemoteOptions) (storage.Objects, error) {
+	target, err := sftp.ParseURL(location)
+	if err != nil {
+		return nil, err
+	}
+	so, limits, err := s.SFTP()
+	if err != nil {
+		return nil, err
+	}
+	narrow(o, limits)
+	open := sftp.Open
+	if create {
+		open = sftp.Create
+	}
+	return asObjects(open(ctx, target, so))
+}
+
+func (s *Settings) s3(ctx context.Context, location string, create bool, o *storage.RemoteOptions) (storage.Objects, error) {
+	loc, err := s3.ParseURL(location)
+	if err != nil {
+		return nil, err
+	}
+	so, limits, err := s.S3()
+	if err != nil {
+		return nil, err
+	}
+	narrow(o, limits)
+	open := s3.Open
+	if create {
+		open = s3.Create
+	}
+	return asObjects(open(ctx, loc, so))
+}
+
+func (s *Settings) gcs(ctx context.Context, location string, create bool) (storage.Objects, error) {
+	loc, err := gcs.ParseURL(location)
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.GCS()
+	if err != nil {
+		return nil, err
+	}
+	open := gcs.Open
+	if create {
+		open = gcs.Create
+	}
+	return asObjects(open(ctx, loc, o))
+}
+
+func (s *Settings) azure(ctx context.Context, location string, create bool) (storage.Objects, error) {
+	loc, err := azure.ParseURL(location)
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.Azure()
+	if err != nil {
+		return nil, err
+	}
+	open := azure.Open
+	if create {
+		open = azure.Create
+	}
+	return asObjects(open(ctx, loc, o))
+}
+
+// asObjects keeps a nil pointer from becoming an interface that is not nil.
+func asObjects[S storage.Objects](s S, err error) (storage.Objects, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
