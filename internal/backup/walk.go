@@ -129,10 +129,57 @@ func (s *run) walkRoot(d *dir, e Entry, prev *tree.Node) error {
 	})
 }
 
+// An ahead is a directory that is opened, and whose first entries are listed, while
+// the walk is still in the one before it: what takes time there is the file system,
+// and here the comparison with the previous snapshot. At most one directory for each
+// level of the tree is ahead of the walk.
+type ahead struct {
+	done    chan struct{} // closed once the rest is there
+	opened  Dir
+	err     error // of opening
+	entries []Entry
+	next    error // of listing the entries
+}
+
+// look begins to open a directory. Somebody has to take or drop it, before its entry
+// is closed.
+func (s *run) look(e Entry) *ahead {
+	a := &ahead{done: make(chan struct{})}
+	go func() {
+		defer close(a.done)
+		if a.opened, a.err = e.Dir(s.ctx); a.err == nil {
+			a.entries, a.next = a.opened.Next(s.ctx)
+		}
+	}()
+	return a
+}
+
+// take returns the directory, and what lists its entries.
+func (a *ahead) take(s *run) (Dir, func() ([]Entry, error), error) {
+	<-a.done
+	first := true
+	return a.opened, func() ([]Entry, error) {
+		if first {
+			first = false
+			return a.entries, a.next
+		}
+		return a.opened.Next(s.ctx)
+	}, a.err
+}
+
+// drop closes a directory that the walk does not reach.
+func (a *ahead) drop() {
+	<-a.done
+	closeAll(a.entries)
+	if a.err == nil {
+		a.opened.Close()
+	}
+}
+
 // walkDir walks a directory within a source. Its error ends the run.
-func (s *run) walkDir(d *dir, e Entry, prev *tree.Node) error {
+func (s *run) walkDir(d *dir, a *ahead, prev *tree.Node) error {
 	defer s.release(d)
-	opened, err := e.Dir(s.ctx)
+	opened, next, err := a.take(s)
 	if err != nil {
 		if s.ctx.Err() != nil {
 			return s.ctx.Err()
@@ -143,7 +190,7 @@ func (s *run) walkDir(d *dir, e Entry, prev *tree.Node) error {
 	}
 	defer opened.Close()
 	return s.walkEntries(d, prev, func() ([]Entry, error) {
-		entries, err := opened.Next(s.ctx)
+		entries, err := next()
 		if err != nil && s.ctx.Err() == nil {
 			s.problem(d.path, kindOf(err), err)
 		}
@@ -171,32 +218,79 @@ func (s *run) walkEntries(d *dir, prev *tree.Node, next func() ([]Entry, error))
 		if len(entries) == 0 {
 			return s.ctx.Err()
 		}
-		for i, e := range entries {
-			if err := limit.Pace(s.ctx); err != nil {
-				closeAll(entries[i:])
-				return err
-			}
-			entries[i] = nil
-			if err := s.walkEntry(d, e, &before); err != nil {
-				closeAll(entries[i+1:])
-				return err
-			}
+		if err := s.walkBatch(d, entries, &before); err != nil {
+			return err
 		}
 	}
 }
 
-func (s *run) walkEntry(d *dir, e Entry, before *prevDir) error {
-	n := e.Node()
+// walkBatch goes through some entries of d, and closes them.
+func (s *run) walkBatch(d *dir, entries []Entry, before *prevDir) error {
+	nodes := make([]*tree.Node, len(entries))
+	for i, e := range entries {
+		nodes[i] = e.Node()
+	}
+	var a *ahead // the next directory
+	at := 0      // where it is
+	defer func() {
+		if a != nil {
+			a.drop()
+		}
+		closeAll(entries)
+	}()
+	look := func(from int) {
+		for at = from; at < len(entries); at++ {
+			if nodes[at].Type == tree.Dir {
+				a = s.look(entries[at])
+				return
+			}
+		}
+	}
+	look(0)
+	for i, e := range entries {
+		if err := limit.Pace(s.ctx); err != nil {
+			return err
+		}
+		if a == nil || at != i {
+			entries[i] = closed{}
+			if err := s.walkEntry(d, e, nodes[i], before); err != nil {
+				return err
+			}
+			continue
+		}
+		this := a
+		a = nil
+		look(i + 1)
+		entries[i] = closed{}
+		if err := s.walkSub(d, e, nodes[i], this, before); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// closed stands for an entry that has been handed on.
+type closed struct{ Entry }
+
+func (closed) Close() {}
+
+// walkSub walks a directory in d.
+func (s *run) walkSub(d *dir, e Entry, n *tree.Node, a *ahead, before *prevDir) error {
+	defer e.Close()
+	<-a.done // an entry is used by one goroutine at a time
+	old := before.next(n.Name)
+	path := tree.Join(d.path, n.Name)
+	s.complete(path, e, n, old.Node)
+	return s.walkDir(s.newDir(d, path, n, old), a, old.Node)
+}
+
+// walkEntry deals with an entry that is no directory.
+func (s *run) walkEntry(d *dir, e Entry, n *tree.Node, before *prevDir) error {
 	old := before.next(n.Name)
 	switch n.Type {
 	case tree.File:
 		s.fileIn(d, e, n, old)
 		return nil
-	case tree.Dir:
-		defer e.Close()
-		path := tree.Join(d.path, n.Name)
-		s.complete(path, e, n, old.Node)
-		return s.walkDir(s.newDir(d, path, n, old), e, old.Node)
 	default:
 		defer e.Close()
 		path := tree.Join(d.path, n.Name)
