@@ -207,7 +207,7 @@ func (w *Writer) addCopy(batch *Batch, data []byte, hash Hash) error {
 		if err := batch.Flush(); err != nil {
 			return err
 		}
-		batch.b = &block{kind: batch.kind, buf: make([]byte, len(data))}
+		batch.b = &block{kind: batch.kind, buf: make([]byte, len(data)), noise: &batch.noise}
 		tail = batch.b.buf
 	}
 	copy(tail, data)

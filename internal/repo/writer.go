@@ -78,7 +78,10 @@ func (c Compression) encoder() (*zstd.Encoder, error) {
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(encoderWindow), zstd.WithLowerEncoderMem(true))
 }
 
-const encoderWindow = 4 << 20 // no block is longer by much
+// encoderWindow bounds how far back the compressor looks. Blocks are of some 1.25 MiB,
+// and measured with 512 KiB to 4 MiB their sizes are the same to the third digit, but
+// each sealer keeps as much in memory.
+const encoderWindow = 1 << 20
 
 // WriteStats counts what a Writer did. Its fields may be read at any time. Data and
 // metadata count alike, unless said otherwise.
@@ -147,6 +150,32 @@ type block struct {
 	buf    []byte
 	n      int // bytes of chunks in buf
 	chunks []chunkRef
+	noise  *noise // of the batch
+}
+
+// noise says whether what a batch brings lately does not compress.
+type noise struct{ blocks atomic.Int32 }
+
+const (
+	// noisyAfter is how many blocks in a row have to be incompressible before
+	// samples stand for the next ones; noisyFor is for how many, before one is
+	// tried whole again.
+	noisyAfter = 4
+	noisyFor   = 12
+	// Samples are pieces of a block at equal distances: together a sixteenth of
+	// it.
+	samples     = 8
+	sampleBytes = 8 << 10
+)
+
+// expected says whether a block is to be judged by samples.
+func (n *noise) expected() bool { return n.blocks.Load() >= noisyAfter }
+
+// tried records how a block has compressed.
+func (n *noise) tried(compressed bool) {
+	if compressed || n.blocks.Add(1) > noisyAfter+noisyFor {
+		n.blocks.Store(0)
+	}
 }
 
 // NewWriter starts a writer. The repository's index must be loaded. The caller
@@ -211,9 +240,10 @@ func (w *Writer) err() error {
 // A Batch gathers chunks into blocks for one goroutine. Chunks are read straight
 // into its block: there is no copy between a file and the compressor.
 type Batch struct {
-	w    *Writer
-	kind Kind
-	b    *block
+	w     *Writer
+	kind  Kind
+	b     *block
+	noise noise
 }
 
 // Batch returns a new batch.
@@ -247,7 +277,7 @@ func (b *Batch) next() error {
 			return w.err()
 		}
 	}
-	b.b.kind, b.b.n, b.b.chunks = b.kind, 0, b.b.chunks[:0]
+	b.b.kind, b.b.n, b.b.chunks, b.b.noise = b.kind, 0, b.b.chunks[:0], &b.noise
 	return nil
 }
 
@@ -396,9 +426,10 @@ func (w *Writer) seal(enc *zstd.Encoder) {
 func (w *Writer) sealBlock(enc *zstd.Encoder, b *block, out []byte) ([]byte, error) {
 	plain := b.buf[:b.n]
 	compressed := false
-	if w.o.Compression != NoCompression {
+	if w.o.Compression != NoCompression && !isNoise(enc, b, out) {
 		out = enc.EncodeAll(plain, out)
 		compressed = len(out) < len(plain)-len(plain)/64
+		b.noise.tried(compressed)
 	}
 	if !compressed {
 		out = append(out[:0], plain...)
@@ -415,6 +446,24 @@ func (w *Writer) sealBlock(enc *zstd.Encoder, b *block, out []byte) ([]byte, err
 	ref.nonce = nonce
 	out = w.r.keys.Data.Seal(out[:0], nonce, out, nil)
 	return out, w.store(p, out, ref)
+}
+
+// isNoise says that compressing a block is not worth trying: the ones before it from
+// the same batch were incompressible, and so are samples of this one. scratch is
+// overwritten.
+func isNoise(enc *zstd.Encoder, b *block, scratch []byte) bool {
+	if !b.noise.expected() || b.n < 2*samples*sampleBytes {
+		return false
+	}
+	for i := range samples {
+		at := (b.n - sampleBytes) / (samples - 1) * i
+		scratch = enc.EncodeAll(b.buf[at:at+sampleBytes], scratch[:0])
+		if len(scratch) < sampleBytes-sampleBytes/64 {
+			return false
+		}
+	}
+	b.noise.tried(false)
+	return true
 }
 
 // store ends a reservation with its block.

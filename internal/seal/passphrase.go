@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"crypto/hkdf"
 	"crypto/pbkdf2"
 	"crypto/sha256"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/crypto/argon2"
 )
@@ -117,6 +119,16 @@ func (k KDF) stretch(passphrase, salt []byte) ([]byte, error) {
 type Passphrase struct {
 	redacted
 	text *[]byte
+	// last is what the passphrase was stretched to last: who creates a repository
+	// opens it next, and need not wait for the same key twice.
+	last *atomic.Pointer[stretched]
+}
+
+// A stretched is the result of a key derivation.
+type stretched struct {
+	kdf  KDF
+	salt [saltSize]byte
+	key  []byte
 }
 
 // NewPassphrase takes 1 to 4096 bytes as they are: callers strip a line's end,
@@ -129,7 +141,7 @@ func NewPassphrase(text []byte) (*Passphrase, error) {
 		return nil, fmt.Errorf("passphrase has %d bytes, more than %d", len(text), maxPassphraseSize)
 	}
 	text = slices.Clone(text)
-	return &Passphrase{text: &text}, nil
+	return &Passphrase{text: &text, last: new(atomic.Pointer[stretched])}, nil
 }
 
 func (*Passphrase) kind() Kind { return KindPassphrase }
@@ -142,7 +154,16 @@ func (p *Passphrase) unlock(repoID [RepoIDSize]byte, s *Slot) (Secret, error) {
 	return unlockSymmetric(repoID, s, p.key)
 }
 
-func (p *Passphrase) key(s *Slot) ([]byte, error) { return s.KDF.stretch(*p.text, s.salt) }
+func (p *Passphrase) key(s *Slot) ([]byte, error) {
+	if l := p.last.Load(); l != nil && l.kdf == s.KDF && bytes.Equal(l.salt[:], s.salt) {
+		return l.key, nil
+	}
+	key, err := s.KDF.stretch(*p.text, s.salt)
+	if err == nil && len(s.salt) == saltSize {
+		p.last.Store(&stretched{s.KDF, [saltSize]byte(s.salt), key})
+	}
+	return key, err
+}
 
 // lockSymmetric wraps secret with the key that key makes of the slot's salt.
 func lockSymmetric(rand io.Reader, repoID [RepoIDSize]byte, s *Slot, secret Secret, key func(*Slot) ([]byte, error)) error {
