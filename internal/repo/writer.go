@@ -173,8 +173,11 @@ func (n *noise) expected() bool { return n.blocks.Load() >= noisyAfter }
 
 // tried records how a block has compressed.
 func (n *noise) tried(compressed bool) {
-	if compressed || n.blocks.Add(1) > noisyAfter+noisyFor {
+	switch {
+	case compressed:
 		n.blocks.Store(0)
+	case n.blocks.Add(1) >= noisyAfter+noisyFor:
+		n.blocks.Store(noisyAfter - 1)
 	}
 }
 
