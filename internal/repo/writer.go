@@ -33,7 +33,10 @@ const (
 	// maxPackChunks closes a pack of tiny chunks: its table takes at most 58
 	// bytes a chunk. A block adds BlockBytes more chunks at the very most, so that
 	// indexGroup such packs stay below maxTable.
-	maxPackChunks = 256 << 10
+	maxPackChunks = 128 << 10
+	// maxFragmentChunks is how many chunks may wait for others to share an index
+	// object with: each takes some 100 bytes of memory until then.
+	maxFragmentChunks = 128 << 10
 	// committers store finished packs, so that sealing goes on during a sync.
 	// Options.Transfers may ask for more.
 	committers = 2
@@ -553,7 +556,13 @@ func (w *Writer) commitPacks() {
 		w.Stats.BytesStored.Add(t.size)
 		w.fragmentMu.Lock()
 		w.fragment = append(w.fragment, *t)
-		if len(w.fragment) >= indexGroup {
+		chunks := 0
+		for i := range w.fragment {
+			for j := range w.fragment[i].blocks {
+				chunks += len(w.fragment[i].blocks[j].chunks)
+			}
+		}
+		if len(w.fragment) >= indexGroup || chunks >= maxFragmentChunks {
 			w.fail(w.publish(w.ctx))
 		}
 		w.fragmentMu.Unlock()
