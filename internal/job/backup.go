@@ -511,6 +511,9 @@ func Hint(err error) string {
 	if p, ok := errors.AsType[*storage.PermanentError](err); ok && p.Hint != "" {
 		return p.Hint
 	}
+	if _, ok := errors.AsType[*storage.UnreachableError](err); ok {
+		return "check the address, and that the server runs and this machine's network reaches it; what is missing there is made up for by the next run"
+	}
 	if errors.Is(err, storage.ErrUnsupported) {
 		return "addresses are " + location.Schemes
 	}

@@ -58,6 +58,23 @@ type PermanentError struct {
 func (e *PermanentError) Error() string { return e.Err.Error() }
 func (e *PermanentError) Unwrap() error { return e.Err }
 
+// An UnreachableError is a failure that might have passed, but did not while the
+// patience lasted.
+type UnreachableError struct {
+	Err   error // of the last attempt
+	Tried int
+	For   time.Duration
+}
+
+func (e *UnreachableError) Error() string {
+	if e.Tried == 1 {
+		return e.Err.Error()
+	}
+	return fmt.Sprintf("%v (tried %d times in %s)", e.Err, e.Tried, e.For.Round(time.Second))
+}
+
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
 // passing says whether an error may be gone when the operation is tried again.
 func passing(err error) bool {
 	if _, ok := errors.AsType[*PermanentError](err); ok {
@@ -217,7 +234,7 @@ func (a *attempts) again(ctx context.Context, err error) error {
 	wait := min(firstWait<<min(a.count-1, 16), lastWait)
 	wait -= rand.N(wait / 2) // so that a thousand clients do not come back at once
 	if elapsed := time.Since(a.since); elapsed+wait > a.r.o.Patience {
-		return fmt.Errorf("%w (tried %d times in %s)", err, a.count, elapsed.Round(time.Second))
+		return &UnreachableError{err, a.count, elapsed}
 	}
 	if a.r.o.OnRetry != nil {
 		a.r.o.OnRetry(a.what, err, wait)
@@ -229,6 +246,24 @@ func (a *attempts) again(ctx context.Context, err error) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// Retry is how a Backend of NewRemote tries again what may pass, for what comes
+// before there is one: a connection. what names it for RemoteOptions.OnRetry.
+func Retry(ctx context.Context, what string, o RemoteOptions, f func() error) error {
+	if o.Patience == 0 {
+		o.Patience = DefaultPatience
+	}
+	a := attempts{r: &remote{o: o}, what: what}
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		if err := a.again(ctx, err); err != nil {
+			return err
+		}
 	}
 }
 
