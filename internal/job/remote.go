@@ -40,9 +40,13 @@ func stores(cfg *config.Config, o AccessOptions) (*location.Settings, error) {
 		Remote: storage.RemoteOptions{
 			Limits: o.Limits, Patience: n.RetryFor, Stall: n.Stall,
 			OnRetry: func(what string, err error, wait time.Duration) {
-				if o.OnRetry != nil {
-					o.OnRetry(fmt.Sprintf("%s: %v; once more in %s", what, err, wait.Round(100*time.Millisecond)))
+				if o.OnRetry == nil {
+					return
 				}
+				if what != "" {
+					what += ": "
+				}
+				o.OnRetry(fmt.Sprintf("%s%v; once more in %s", what, err, wait.Round(100*time.Millisecond)))
 			},
 		},
 	}, nil

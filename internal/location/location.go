@@ -146,7 +146,7 @@ func (s *Settings) open(ctx context.Context, location string, create bool) (stor
 	if o.Patience > 0 {
 		first.Patience = min(o.Patience, openPatience)
 	}
-	err = storage.Retry(ctx, "open "+Redact(location), first, func() (err error) {
+	err = storage.Retry(ctx, first, func() (err error) {
 		objects, err = open(ctx)
 		if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
 			return &storage.PermanentError{Err: err, Hint: "check the host's name, and this machine's network"}

@@ -99,6 +99,9 @@ const (
 
 	firstWait = 500 * time.Millisecond // doubled from failure to failure
 	lastWait  = 30 * time.Second
+	// waitsInPatience keeps a wait from taking more than its part of a patience
+	// that is small: an operation is not given up after a handful of attempts.
+	waitsInPatience = 30
 )
 
 // RemoteOptions say how patient a remote store is, and how fast.
@@ -114,7 +117,8 @@ type RemoteOptions struct {
 	// temporary directory.
 	SpoolDir string
 	// OnRetry, if set, is told of each failure that is followed by another
-	// attempt, and how long that waits. Called concurrently.
+	// attempt, and how long that waits. what is "" where the error says it. Called
+	// concurrently.
 	OnRetry func(what string, err error, wait time.Duration)
 }
 
@@ -231,7 +235,7 @@ func (a *attempts) again(ctx context.Context, err error) error {
 		a.since = time.Now()
 	}
 	a.count++
-	wait := min(firstWait<<min(a.count-1, 16), lastWait)
+	wait := min(firstWait<<min(a.count-1, 16), lastWait, max(firstWait, a.r.o.Patience/waitsInPatience))
 	wait -= rand.N(wait / 2) // so that a thousand clients do not come back at once
 	if elapsed := time.Since(a.since); elapsed+wait > a.r.o.Patience {
 		return &UnreachableError{err, a.count, elapsed}
@@ -250,12 +254,12 @@ func (a *attempts) again(ctx context.Context, err error) error {
 }
 
 // Retry is how a Backend of NewRemote tries again what may pass, for what comes
-// before there is one: a connection. what names it for RemoteOptions.OnRetry.
-func Retry(ctx context.Context, what string, o RemoteOptions, f func() error) error {
+// before there is one: a connection. Its errors name what f does.
+func Retry(ctx context.Context, o RemoteOptions, f func() error) error {
 	if o.Patience == 0 {
 		o.Patience = DefaultPatience
 	}
-	a := attempts{r: &remote{o: o}, what: what}
+	a := attempts{r: &remote{o: o}}
 	for {
 		err := f()
 		if err == nil {
