@@ -231,7 +231,7 @@ func openAll(ctx context.Context, a *Access, locations []string, known Known, dr
 	for _, l := range locations {
 		d, err := a.OpenDestination(ctx, l)
 		if err != nil && !errors.Is(err, repo.ErrNoRepository) {
-			d.Err = err
+			d.Err = named(l, err)
 		} else if err := checkKnown(d, known, note); err != nil {
 			d.Err = err
 		} else if sibling == nil {
@@ -244,7 +244,7 @@ func openAll(ctx context.Context, a *Access, locations []string, known Known, dr
 			continue
 		}
 		if d.Repo == nil && !dryRun {
-			if d.Err = a.create(ctx, d, sibling); d.Err != nil {
+			if d.Err = named(d.Location, a.create(ctx, d, sibling)); d.Err != nil {
 				continue
 			}
 			if sibling == nil {
@@ -260,7 +260,7 @@ func openAll(ctx context.Context, a *Access, locations []string, known Known, dr
 		if d.Repo == nil {
 			continue
 		}
-		if d.Err = d.Load(ctx); d.Err != nil {
+		if d.Err = named(d.Location, d.Load(ctx)); d.Err != nil {
 			continue
 		}
 		noteDamage(d, note)
@@ -271,6 +271,14 @@ func openAll(ctx context.Context, a *Access, locations []string, known Known, dr
 		}
 	}
 	return all
+}
+
+// named is an error that names the destination.
+func named(place string, err error) error {
+	if err == nil || strings.Contains(err.Error(), location.Redact(place)) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", location.Redact(place), err)
 }
 
 // checkKnown compares a destination with what was there before. One that is gone
@@ -512,7 +520,7 @@ func Hint(err error) string {
 		return p.Hint
 	}
 	if _, ok := errors.AsType[*storage.UnreachableError](err); ok {
-		return "check the address, and that the server runs and this machine's network reaches it; what is missing there is made up for by the next run"
+		return "check that the server is well, and that this machine's network reaches it; what is missing there is made up for by the next run"
 	}
 	if errors.Is(err, storage.ErrUnsupported) {
 		return "addresses are " + location.Schemes
