@@ -133,7 +133,7 @@ func TestSlowLine(t *testing.T) {
 			p, repo, _ := start(t, w, "")
 			src := w.tree(8, "src")
 			p.SetDelay(20 * time.Millisecond)
-			p.SetRate(512 << 10)
+			p.SetRate(1 << 20)
 			rep := w.backup(ok, encrypted(src, repo)...)
 			p.SetRate(0)
 			p.SetDelay(0)
@@ -322,7 +322,7 @@ func TestRemoteRefusals(t *testing.T) {
 	none := "127.0.0.1:" + strconv.Itoa(1) // nothing listens there
 
 	sshWith := func(key, known string) string { return "[SSH]\nkey_file = " + key + "\nknown_hosts = " + known + "\n" }
-	s3With := func(endpoint, key, secret string, more ...string) string {
+	s3With := func(endpoint, key, secret string) string {
 		w.env = append(w.env, "S3_KEY="+key, "S3_SECRET="+secret)
 		return "[S3]\nendpoint = " + endpoint + "\naccess_key = ${S3_KEY}\nsecret_key = ${S3_SECRET}\nregion = us-east-1\n"
 	}
@@ -339,6 +339,11 @@ func TestRemoteRefusals(t *testing.T) {
 	cases := []refusal{
 		{"wrong key", func() string { return sshWith(wrongKey, ssh.KnownHosts) }, ssh.URL(ssh.Dir + "/r"), []string{"accepts none of"}},
 		{"key file is missing", func() string { return sshWith(w.path("none"), ssh.KnownHosts) }, ssh.URL(ssh.Dir + "/r"), []string{w.path("none")}},
+		{"SSH configuration is missing", func() string { return good + "ssh_config = " + w.path("none") + "\n" }, ssh.URL(ssh.Dir + "/r"), []string{w.path("none")}},
+		{"authority is missing", func() string {
+			return s3With(tls.Endpoint, s3test.AccessKey, s3test.SecretKey) + "ca_file = " + w.path("none") + "\n"
+		}, "s3://bucket/r", []string{w.path("none")}},
+		{"credentials are missing", func() string { return "[GCS]\ncredentials_file = " + w.path("none") + "\n" }, "gs://bucket/r", []string{w.path("none")}},
 		{"unknown host", func() string { return sshWith(ssh.KeyFile, nobody) }, ssh.URL(ssh.Dir + "/r"), []string{"not known", "SHA256:"}},
 		{"changed host key", func() string { return sshWith(ssh.KeyFile, changed) }, ssh.URL(ssh.Dir + "/r"), []string{"HAS CHANGED", changed}},
 		{"read-only server", func() string { return sshWith(readOnly.KeyFile, readOnly.KnownHosts) }, readOnly.URL(readOnly.Dir + "/r"), []string{"permission"}},
@@ -377,14 +382,14 @@ func TestRemoteRefusals(t *testing.T) {
 			w.t, w.env = t, env
 			w.configure(c.section(), "[NETWORK]\nretry_for = 600ms\n")
 			r := w.want(refused, append([]string{"backup"}, encrypted(src, c.repo)...)...)
-			r.complaint(t, true, append(c.words, c.repo)...)
+			words := append(c.words, c.repo)
+			r.complaint(t, true, words...)
 			rep := w.backup(partial, encrypted(src, c.repo, local)...)
 			if rep.Destinations[0].Error == "" || rep.Destinations[1].Error != "" || rep.Snapshot == "" {
 				t.Errorf("%+v", rep)
 			}
 			r = w.want(failed, "snapshots", "--backup-dirs", c.repo)
 			r.complaint(t, true, c.repo)
-			t.Logf("%s", r.errout)
 			noSecrets(t, w)
 		})
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/backup"
+	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
 	"github.com/SP1R4/BackupHandler/v3/internal/files"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
@@ -521,6 +522,9 @@ func Hint(err error) string {
 	}
 	if _, ok := errors.AsType[*storage.UnreachableError](err); ok {
 		return "check that the server is well, and that this machine's network reaches it; what is missing there is made up for by the next run"
+	}
+	if _, ok := errors.AsType[*config.Error](err); ok {
+		return "'backup-handler config check' lists everything that is wrong"
 	}
 	if errors.Is(err, storage.ErrUnsupported) {
 		return "addresses are " + location.Schemes
