@@ -448,7 +448,7 @@ func openHint(err error) string {
 	case errors.Is(err, seal.ErrWrongKey):
 		return "check the passphrase ($" + job.PassphraseEnv + ", --passphrase-file) or key file (--key-file); nothing was changed"
 	case errors.Is(err, repo.ErrNoRepository):
-		return "check the path, and whether its file system is mounted; 'backup-handler init' creates a repository"
+		return "check the path or address, and whether its file system is mounted; 'backup-handler init' creates a repository"
 	}
 	return job.Hint(err)
 }

@@ -85,6 +85,15 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 	if err != nil {
 		return err
 	}
+	n, err := a.cfg.Network()
+	if err != nil {
+		return job.Fail(job.ExitUsage, err, "")
+	}
+	if n.MaxDuration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, n.MaxDuration, errTooLong)
+		defer cancel()
+	}
 	start := time.Now()
 	a.log.Info("backup starts", "mode", o.Mode, "sources", o.Sources, "destinations", o.Destinations, "dry_run", o.DryRun)
 	m := a.meter("backup", func() sample {
@@ -94,12 +103,18 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 	res, err := job.Backup(ctx, acc, *o)
 	m.stop()
 	a.recordKeys(acc)
+	if err != nil && errors.Is(context.Cause(ctx), errTooLong) {
+		err = &job.Failure{Code: job.ExitPartial, Err: fmt.Errorf("%w: %s", errTooLong, n.MaxDuration), Hint: "what was stored is used by the next run"}
+	}
 	if err != nil {
 		a.record("backup_failed", slog.String("error", oneLine(err.Error())))
 		return err
 	}
 	return a.backupDone(res, o, time.Since(start))
 }
+
+// errTooLong ends a run that takes longer than the configuration allows.
+var errTooLong = errors.New("the backup was ended: it took longer than [NETWORK] max_duration")
 
 // backupOptions joins flags and configuration.
 func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {

@@ -51,6 +51,7 @@ check, or usage · 130 interrupted`,
   backup-handler verify latest:/etc --against /etc`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			a.proving = true
 			if f.against != "" || len(args) > 0 {
 				return a.verifyAgainst(cmd.Context(), args, &f)
 			}

@@ -75,7 +75,7 @@ func (c Credentials) find(ctx, sourceCtx context.Context) (*google.Credentials, 
 	data, err := os.ReadFile(c.File)
 	if err != nil {
 		// Not wrapped: it is not the store that does not exist.
-		return nil, httpstore.Permanent(fmt.Errorf("read the credentials: %v", err), "")
+		return nil, httpstore.Permanent(fmt.Errorf("read the credentials: %v", err), "check the file's name and permissions")
 	}
 	var file struct {
 		Type       google.CredentialsType `json:"type"`

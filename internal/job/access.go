@@ -271,10 +271,11 @@ func readKeyFile(path string) ([]byte, error) {
 func (a *Access) Open(ctx context.Context, place string) (*repo.Repository, error) {
 	b, err := a.Stores.Open(ctx, place)
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+		// What is missing for ever is a key file, say, and not the store.
+		if _, permanent := errors.AsType[*storage.PermanentError](err); errors.Is(err, fs.ErrNotExist) && !permanent {
 			return nil, fmt.Errorf("%s: %w", location.Redact(place), repo.ErrNoRepository)
 		}
-		return nil, err
+		return nil, named(place, err)
 	}
 	o := repo.Options{Credentials: a.Credentials, CacheDir: a.CacheDir}
 	if location.IsRemote(place) {
@@ -328,7 +329,7 @@ func (a *Access) Create(ctx context.Context, place string, sibling *repo.Reposit
 	}
 	b, err := a.Stores.Create(ctx, place)
 	if err != nil {
-		return err
+		return named(place, err)
 	}
 	defer b.Close()
 	return repo.Init(ctx, b, repo.InitOptions{

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/backup"
+	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
 	"github.com/SP1R4/BackupHandler/v3/internal/files"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
@@ -231,7 +232,7 @@ func openAll(ctx context.Context, a *Access, locations []string, known Known, dr
 	for _, l := range locations {
 		d, err := a.OpenDestination(ctx, l)
 		if err != nil && !errors.Is(err, repo.ErrNoRepository) {
-			d.Err = err
+			d.Err = named(l, err)
 		} else if err := checkKnown(d, known, note); err != nil {
 			d.Err = err
 		} else if sibling == nil {
@@ -244,7 +245,7 @@ func openAll(ctx context.Context, a *Access, locations []string, known Known, dr
 			continue
 		}
 		if d.Repo == nil && !dryRun {
-			if d.Err = a.create(ctx, d, sibling); d.Err != nil {
+			if d.Err = named(d.Location, a.create(ctx, d, sibling)); d.Err != nil {
 				continue
 			}
 			if sibling == nil {
@@ -260,7 +261,7 @@ func openAll(ctx context.Context, a *Access, locations []string, known Known, dr
 		if d.Repo == nil {
 			continue
 		}
-		if d.Err = d.Load(ctx); d.Err != nil {
+		if d.Err = named(d.Location, d.Load(ctx)); d.Err != nil {
 			continue
 		}
 		noteDamage(d, note)
@@ -271,6 +272,14 @@ func openAll(ctx context.Context, a *Access, locations []string, known Known, dr
 		}
 	}
 	return all
+}
+
+// named is an error that names the destination.
+func named(place string, err error) error {
+	if err == nil || strings.Contains(err.Error(), location.Redact(place)) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", location.Redact(place), err)
 }
 
 // checkKnown compares a destination with what was there before. One that is gone
@@ -510,6 +519,12 @@ func hint(err error) string {
 func Hint(err error) string {
 	if p, ok := errors.AsType[*storage.PermanentError](err); ok && p.Hint != "" {
 		return p.Hint
+	}
+	if _, ok := errors.AsType[*storage.UnreachableError](err); ok {
+		return "check that the server is well, and that this machine's network reaches it; what is missing there is made up for by the next run"
+	}
+	if _, ok := errors.AsType[*config.Error](err); ok {
+		return "'backup-handler config check' lists everything that is wrong"
 	}
 	if errors.Is(err, storage.ErrUnsupported) {
 		return "addresses are " + location.Schemes

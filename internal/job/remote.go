@@ -33,16 +33,20 @@ func stores(cfg *config.Config, o AccessOptions) (*location.Settings, error) {
 		return nil, err
 	}
 	return &location.Settings{
-		SFTP:  func() (sftp.Options, storage.Limits, error) { return sftpOptions(cfg, o) },
+		SFTP:  func() (sftp.Options, storage.Limits, error) { return sftpOptions(cfg, o, n.Stall) },
 		S3:    func() (s3.Options, storage.Limits, error) { return s3Options(cfg, o, n.Stall) },
 		GCS:   func() (gcs.Options, error) { return gcsOptions(cfg, o, n.Stall) },
 		Azure: func() (azure.Options, error) { return azureOptions(cfg, o, n.Stall) },
 		Remote: storage.RemoteOptions{
 			Limits: o.Limits, Patience: n.RetryFor, Stall: n.Stall,
 			OnRetry: func(what string, err error, wait time.Duration) {
-				if o.OnRetry != nil {
-					o.OnRetry(fmt.Sprintf("%s: %v; once more in %s", what, err, wait.Round(100*time.Millisecond)))
+				if o.OnRetry == nil {
+					return
 				}
+				if what != "" {
+					what += ": "
+				}
+				o.OnRetry(fmt.Sprintf("%s%v; once more in %s", what, err, wait.Round(100*time.Millisecond)))
 			},
 		},
 	}, nil
@@ -53,7 +57,7 @@ func both(bytesPerSecond int64) storage.Limits {
 	return storage.Limits{Upload: storage.NewRate(bytesPerSecond), Download: storage.NewRate(bytesPerSecond)}
 }
 
-func sftpOptions(cfg *config.Config, o AccessOptions) (sftp.Options, storage.Limits, error) {
+func sftpOptions(cfg *config.Config, o AccessOptions, stall time.Duration) (sftp.Options, storage.Limits, error) {
 	c, err := cfg.SSH()
 	if err != nil {
 		return sftp.Options{}, storage.Limits{}, err
@@ -61,6 +65,13 @@ func sftpOptions(cfg *config.Config, o AccessOptions) (sftp.Options, storage.Lim
 	so := sftp.Options{
 		SSHConfig: c.SSHConfig, ProxyJump: c.ProxyJump, KeyFile: c.KeyFile, Connections: c.Connections, Dial: o.Dial,
 		User: c.Username, Port: c.Port,
+	}
+	// Whoever lets transfers stand still for less than usual waits less for the
+	// rest, too. A connection is given up after three times KeepAlive.
+	if stall > 0 {
+		so.ConnectTimeout = min(stall, sftp.DefaultConnectTimeout)
+		so.KeepAlive = min(stall/3, sftp.DefaultKeepAlive)
+		so.AnswerTimeout = min(stall, sftp.DefaultAnswerTimeout)
 	}
 	so.Home, _ = o.Env("HOME")
 	if so.Home == "" {

@@ -8,9 +8,12 @@ package location
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/azure"
 	"github.com/SP1R4/BackupHandler/v3/internal/gcs"
@@ -26,6 +29,12 @@ const Schemes = "sftp://user@host:port/path, s3://bucket/prefix, gs://bucket/pre
 // Transfers is how many objects are worth moving at a time over a network: while
 // one waits for an answer, others fill the line.
 const Transfers = 4
+
+// openPatience is how long a store that cannot be reached is tried again before it
+// is open, unless the settings are less patient: enough for a connection that was
+// cut, and not too long for somebody who mistyped a port. Operations of an open store
+// have all of the settings' patience.
+const openPatience = 20 * time.Second
 
 // Settings say how stores are reached. Limits of one kind of store hold for each
 // that is opened, beside those of Remote, which all have in common.
@@ -113,25 +122,45 @@ func (s *Settings) Create(ctx context.Context, location string) (storage.Backend
 
 func (s *Settings) open(ctx context.Context, location string, create bool) (storage.Backend, error) {
 	o := s.Remote
-	var objects storage.Objects
-	var err error
+	// prepare reads the address and the settings, the function it returns connects.
+	var prepare func(location string, create bool, o *storage.RemoteOptions) (connect, error)
 	switch scheme(location) {
 	case "sftp":
-		objects, err = s.sftp(ctx, location, create, &o)
+		prepare = s.sftp
 	case "s3":
-		objects, err = s.s3(ctx, location, create, &o)
+		prepare = s.s3
 	case "gs":
-		objects, err = s.gcs(ctx, location, create)
+		prepare = s.gcs
 	case "azblob":
-		objects, err = s.azure(ctx, location, create)
+		prepare = s.azure
 	default:
 		return s.local(ctx, location, create)
 	}
+	open, err := prepare(location, create, &o)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", Redact(location), err)
 	}
+	var objects storage.Objects
+	first := o
+	first.Patience = openPatience
+	if o.Patience > 0 {
+		first.Patience = min(o.Patience, openPatience)
+	}
+	err = storage.Retry(ctx, first, func() (err error) {
+		objects, err = open(ctx)
+		if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+			return &storage.PermanentError{Err: err, Hint: "check the host's name, and this machine's network"}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err // it names the store
+	}
 	return storage.NewRemote(objects, o), nil
 }
+
+// connect connects to a store.
+type connect func(context.Context) (storage.Objects, error)
 
 func (s *Settings) local(ctx context.Context, location string, create bool) (b storage.Backend, err error) {
 	if create {
@@ -154,7 +183,7 @@ func narrow(o *storage.RemoteOptions, l storage.Limits) {
 	o.Limits.Download = o.Limits.Download.And(l.Download)
 }
 
-func (s *Settings) sftp(ctx context.Context, location string, create bool, o *storage.RemoteOptions) (storage.Objects, error) {
+func (s *Settings) sftp(location string, create bool, o *storage.RemoteOptions) (connect, error) {
 	target, err := sftp.ParseURL(location)
 	if err != nil {
 		return nil, err
@@ -164,14 +193,13 @@ func (s *Settings) sftp(ctx context.Context, location string, create bool, o *st
 		return nil, err
 	}
 	narrow(o, limits)
-	open := sftp.Open
 	if create {
-		open = sftp.Create
+		return func(ctx context.Context) (storage.Objects, error) { return asObjects(sftp.Create(ctx, target, so)) }, nil
 	}
-	return asObjects(open(ctx, target, so))
+	return func(ctx context.Context) (storage.Objects, error) { return asObjects(sftp.Open(ctx, target, so)) }, nil
 }
 
-func (s *Settings) s3(ctx context.Context, location string, create bool, o *storage.RemoteOptions) (storage.Objects, error) {
+func (s *Settings) s3(location string, create bool, o *storage.RemoteOptions) (connect, error) {
 	loc, err := s3.ParseURL(location)
 	if err != nil {
 		return nil, err
@@ -181,14 +209,13 @@ func (s *Settings) s3(ctx context.Context, location string, create bool, o *stor
 		return nil, err
 	}
 	narrow(o, limits)
-	open := s3.Open
 	if create {
-		open = s3.Create
+		return func(ctx context.Context) (storage.Objects, error) { return asObjects(s3.Create(ctx, loc, so)) }, nil
 	}
-	return asObjects(open(ctx, loc, so))
+	return func(ctx context.Context) (storage.Objects, error) { return asObjects(s3.Open(ctx, loc, so)) }, nil
 }
 
-func (s *Settings) gcs(ctx context.Context, location string, create bool) (storage.Objects, error) {
+func (s *Settings) gcs(location string, create bool, _ *storage.RemoteOptions) (connect, error) {
 	loc, err := gcs.ParseURL(location)
 	if err != nil {
 		return nil, err
@@ -197,14 +224,13 @@ func (s *Settings) gcs(ctx context.Context, location string, create bool) (stora
 	if err != nil {
 		return nil, err
 	}
-	open := gcs.Open
 	if create {
-		open = gcs.Create
+		return func(ctx context.Context) (storage.Objects, error) { return asObjects(gcs.Create(ctx, loc, o)) }, nil
 	}
-	return asObjects(open(ctx, loc, o))
+	return func(ctx context.Context) (storage.Objects, error) { return asObjects(gcs.Open(ctx, loc, o)) }, nil
 }
 
-func (s *Settings) azure(ctx context.Context, location string, create bool) (storage.Objects, error) {
+func (s *Settings) azure(location string, create bool, _ *storage.RemoteOptions) (connect, error) {
 	loc, err := azure.ParseURL(location)
 	if err != nil {
 		return nil, err
@@ -213,11 +239,10 @@ func (s *Settings) azure(ctx context.Context, location string, create bool) (sto
 	if err != nil {
 		return nil, err
 	}
-	open := azure.Open
 	if create {
-		open = azure.Create
+		return func(ctx context.Context) (storage.Objects, error) { return asObjects(azure.Create(ctx, loc, o)) }, nil
 	}
-	return asObjects(open(ctx, loc, o))
+	return func(ctx context.Context) (storage.Objects, error) { return asObjects(azure.Open(ctx, loc, o)) }, nil
 }
 
 // asObjects keeps a nil pointer from becoming an interface that is not nil.

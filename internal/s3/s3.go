@@ -385,11 +385,11 @@ func readRoots(file string) (*x509.CertPool, error) {
 	}
 	pem, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("read the trusted certificates: %w", err)
+		return nil, permanent(fmt.Errorf("read the trusted certificates: %w", err), "check the file's name and permissions")
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s has no certificate in PEM form", file)
+		return nil, permanent(fmt.Errorf("%s has no certificate in PEM form", file), "name the file with the certificate of the server's authority")
 	}
 	return roots, nil
 }

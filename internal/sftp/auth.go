@@ -164,7 +164,7 @@ func (k *keyring) loadKey(file string) (*key, error) {
 		}
 	}
 	if err != nil {
-		return nil, permanent("", "read key: %w", err)
+		return nil, permanent("name the private key's file, or put the key into the SSH agent", "read key: %w", err)
 	}
 	defer clear(data)
 	signer, err = ssh.ParsePrivateKey(data)

@@ -389,3 +389,30 @@ func TestConnections(t *testing.T) {
 		}
 	}
 }
+
+// What a Put whose connection was lost has left goes with the next one.
+func TestTidy(t *testing.T) {
+	server := sftptest.Start(t, sftptest.Config{})
+	proxy := sftptest.NewProxy(t, server.Address())
+	target, options := through(t, server, proxy, server.Dir)
+	options.Connections = 1
+	s := mustCreate(t, target, options)
+	for i := range 3 {
+		proxy.CutAfter(1 << 20)
+		if err := put(s, fmt.Sprint("cut", i), random(8<<20)); err == nil {
+			t.Fatal("the connection was not cut")
+		}
+	}
+	if err := put(s, "whole", random(1000)); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(server.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if durable.IsTemp(e.Name()) {
+			t.Errorf("%s is left", e.Name())
+		}
+	}
+}

@@ -77,9 +77,9 @@ const (
 	// maxConnections keeps a mistake from looking like an attack.
 	maxConnections = 16
 
-	defaultConnectTimeout = 30 * time.Second
-	defaultKeepAlive      = 15 * time.Second
-	defaultAnswerTimeout  = 2 * time.Minute
+	DefaultConnectTimeout = 30 * time.Second
+	DefaultKeepAlive      = 15 * time.Second
+	DefaultAnswerTimeout  = 2 * time.Minute
 )
 
 func (o Options) withDefaults() Options {
@@ -88,13 +88,13 @@ func (o Options) withDefaults() Options {
 	}
 	o.Connections = min(o.Connections, maxConnections)
 	if o.ConnectTimeout <= 0 {
-		o.ConnectTimeout = defaultConnectTimeout
+		o.ConnectTimeout = DefaultConnectTimeout
 	}
 	if o.KeepAlive <= 0 {
-		o.KeepAlive = defaultKeepAlive
+		o.KeepAlive = DefaultKeepAlive
 	}
 	if o.AnswerTimeout <= 0 {
-		o.AnswerTimeout = defaultAnswerTimeout
+		o.AnswerTimeout = DefaultAnswerTimeout
 	}
 	if o.Dial == nil {
 		o.Dial = new(net.Dialer).DialContext

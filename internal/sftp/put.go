@@ -32,6 +32,9 @@ const (
 	// staleAge is the age at which a temporary file is taken for abandoned, as in
 	// the local store. Both its times are the server's.
 	staleAge = 24 * time.Hour
+
+	// maxLeft bounds how many temporary files are remembered.
+	maxLeft = 1000
 )
 
 // Put implements storage.Objects. In round trips, five and the transfer:
@@ -43,8 +46,8 @@ const (
 //  4. publish it, without replacing (publish)
 //  5. remove the temporary name, close the file, flush the directory
 //
-// A Put that is cut off leaves at most the temporary file, which no List shows and
-// a later Put into the directory removes.
+// A Put that is cut off leaves at most the temporary file, which no List shows. The
+// next Put of this process removes it, or one into the directory a day later.
 func (s *Store) Put(ctx context.Context, name string, content io.ReaderAt, size int64) error {
 	if err := s.check(ctx, storage.CheckName(name)); err != nil {
 		return fmt.Errorf("put %s: %w", name, err)
@@ -101,6 +104,7 @@ func (s *Store) put(ctx context.Context, c *session, name string, content io.Rea
 	defer s.discard(c, t)
 
 	var g errgroup.Group
+	g.Go(func() error { s.tidy(c); return nil })
 	g.Go(func() error { return s.createTemp(c, t, dir, size) })
 	g.Go(func() error { return s.wantFree(c, object) })
 	if err := g.Wait(); err != nil {
@@ -153,6 +157,9 @@ func (s *Store) createTemp(c *session, t *temp, dir string, size int64) error {
 		f, err = create()
 	}
 	if err != nil {
+		if !isStatus(err) { // nobody knows whether it is there
+			s.leave(t.path)
+		}
 		return s.writeError(c, t.path, size, err)
 	}
 	t.file, t.gone = f, false
@@ -334,8 +341,8 @@ func (s *Store) publish(c *session, t *temp, object string) error {
 	return err
 }
 
-// discard closes a temporary file and removes its name. What fails is left to
-// sweep.
+// discard closes a temporary file and removes its name. What fails is left to tidy,
+// or to sweep.
 func (s *Store) discard(c *session, t *temp) {
 	var g errgroup.Group
 	if t.file != nil && !t.closed {
@@ -344,9 +351,38 @@ func (s *Store) discard(c *session, t *temp) {
 	}
 	if !t.gone {
 		t.gone = true
-		g.Go(func() error { return tell(c, func(client *sftp.Client) error { return client.Remove(t.path) }) })
+		g.Go(func() error { s.remove(c, t.path); return nil })
 	}
 	_ = g.Wait()
+}
+
+// remove removes a temporary file, now or when there is a connection again.
+func (s *Store) remove(c *session, p string) {
+	err := tell(c, func(client *sftp.Client) error { return client.Remove(p) })
+	if err != nil && !isStatus(err) {
+		s.leave(p)
+	}
+}
+
+// leave remembers a temporary file that was on the server when the connection was
+// lost.
+func (s *Store) leave(p string) {
+	s.leftMu.Lock()
+	defer s.leftMu.Unlock()
+	if len(s.left) < maxLeft {
+		s.left = append(s.left, p)
+	}
+}
+
+// tidy removes what was left.
+func (s *Store) tidy(c *session) {
+	s.leftMu.Lock()
+	left := s.left
+	s.left = nil
+	s.leftMu.Unlock()
+	for _, p := range left {
+		s.remove(c, p)
+	}
 }
 
 // What dirSync holds.

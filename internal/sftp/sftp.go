@@ -59,6 +59,9 @@ type Store struct {
 
 	swept    sync.Map      // directory → struct{}: looked through for stale files
 	sweeping chan struct{} // holds a token while a directory is looked through
+
+	leftMu sync.Mutex
+	left   []string // temporary files of Puts whose connection was lost
 }
 
 var (

@@ -95,7 +95,7 @@ func (r *resolver) read() error {
 		return nil
 	}
 	if err != nil {
-		return permanent("", "read SSH configuration: %w", err)
+		return permanent("check the file's name and permissions", "read SSH configuration: %w", err)
 	}
 	if r.config, err = ssh_config.DecodeBytes(data); err != nil {
 		return permanent("write a configuration for the backup without that line, and name it", "read SSH configuration %s: %w", r.file, err)

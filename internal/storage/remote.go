@@ -58,6 +58,23 @@ type PermanentError struct {
 func (e *PermanentError) Error() string { return e.Err.Error() }
 func (e *PermanentError) Unwrap() error { return e.Err }
 
+// An UnreachableError is a failure that might have passed, but did not while the
+// patience lasted.
+type UnreachableError struct {
+	Err   error // of the last attempt
+	Tried int
+	For   time.Duration
+}
+
+func (e *UnreachableError) Error() string {
+	if e.Tried == 1 {
+		return e.Err.Error()
+	}
+	return fmt.Sprintf("%v (tried %d times in %s)", e.Err, e.Tried, e.For.Round(time.Second))
+}
+
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
 // passing says whether an error may be gone when the operation is tried again.
 func passing(err error) bool {
 	if _, ok := errors.AsType[*PermanentError](err); ok {
@@ -82,6 +99,9 @@ const (
 
 	firstWait = 500 * time.Millisecond // doubled from failure to failure
 	lastWait  = 30 * time.Second
+	// waitsInPatience keeps a wait from taking more than its part of a patience
+	// that is small: an operation is not given up after a handful of attempts.
+	waitsInPatience = 30
 )
 
 // RemoteOptions say how patient a remote store is, and how fast.
@@ -97,7 +117,8 @@ type RemoteOptions struct {
 	// temporary directory.
 	SpoolDir string
 	// OnRetry, if set, is told of each failure that is followed by another
-	// attempt, and how long that waits. Called concurrently.
+	// attempt, and how long that waits. what is "" where the error says it. Called
+	// concurrently.
 	OnRetry func(what string, err error, wait time.Duration)
 }
 
@@ -214,10 +235,10 @@ func (a *attempts) again(ctx context.Context, err error) error {
 		a.since = time.Now()
 	}
 	a.count++
-	wait := min(firstWait<<min(a.count-1, 16), lastWait)
+	wait := min(firstWait<<min(a.count-1, 16), lastWait, max(firstWait, a.r.o.Patience/waitsInPatience))
 	wait -= rand.N(wait / 2) // so that a thousand clients do not come back at once
 	if elapsed := time.Since(a.since); elapsed+wait > a.r.o.Patience {
-		return fmt.Errorf("%w (tried %d times in %s)", err, a.count, elapsed.Round(time.Second))
+		return &UnreachableError{err, a.count, elapsed}
 	}
 	if a.r.o.OnRetry != nil {
 		a.r.o.OnRetry(a.what, err, wait)
@@ -229,6 +250,24 @@ func (a *attempts) again(ctx context.Context, err error) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// Retry is how a Backend of NewRemote tries again what may pass, for what comes
+// before there is one: a connection. Its errors name what f does.
+func Retry(ctx context.Context, o RemoteOptions, f func() error) error {
+	if o.Patience == 0 {
+		o.Patience = DefaultPatience
+	}
+	a := attempts{r: &remote{o: o}}
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		if err := a.again(ctx, err); err != nil {
+			return err
+		}
 	}
 }
 

@@ -22,6 +22,8 @@ type Proxy struct {
 	frozen   atomic.Bool
 	cutAfter atomic.Int64 // bytes until the next cut; negative is never
 	accepted atomic.Int64
+	passed   atomic.Int64 // bytes to the server
+	cuts     atomic.Int64 // by CutAfter
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -64,6 +66,12 @@ func (p *Proxy) SetFrozen(frozen bool) { p.frozen.Store(frozen) }
 // CutAfter cuts all connections once n more bytes were passed on.
 func (p *Proxy) CutAfter(n int64) { p.cutAfter.Store(n) }
 
+// Cuts is how often CutAfter has cut the connections.
+func (p *Proxy) Cuts() int { return int(p.cuts.Load()) }
+
+// Sent is the number of bytes passed on to the server so far.
+func (p *Proxy) Sent() int64 { return p.passed.Load() }
+
 // Accepted is the number of connections so far.
 func (p *Proxy) Accepted() int { return int(p.accepted.Load()) }
 
@@ -93,8 +101,8 @@ func (p *Proxy) serve() {
 		p.mu.Lock()
 		p.conns[client], p.conns[server] = true, true
 		p.mu.Unlock()
-		p.work.Go(func() { p.pass(server, client) })
-		p.work.Go(func() { p.pass(client, server) })
+		p.work.Go(func() { p.pass(server, client, &p.passed) })
+		p.work.Go(func() { p.pass(client, server, new(atomic.Int64)) })
 	}
 }
 
@@ -111,7 +119,7 @@ type chunk struct {
 }
 
 // pass passes bytes on, one way.
-func (p *Proxy) pass(to, from net.Conn) {
+func (p *Proxy) pass(to, from net.Conn, passed *atomic.Int64) {
 	line := make(chan chunk, lineChunks)
 	p.work.Go(func() {
 		defer close(line)
@@ -134,10 +142,12 @@ func (p *Proxy) pass(to, from net.Conn) {
 		if rate := p.rate.Load(); rate > 0 {
 			time.Sleep(time.Duration(int64(len(c.data)) * int64(time.Second) / rate))
 		}
-		to.Write(c.data) // an error shows in the other way, too
+		n, _ := to.Write(c.data) // an error shows in the other way, too
+		passed.Add(int64(n))
 		if p.cutAfter.Load() >= 0 && p.cutAfter.Add(-int64(len(c.data))) < 0 {
 			p.cutAfter.Store(-1)
 			p.Cut()
+			p.cuts.Add(1)
 		}
 	}
 	to.(*net.TCPConn).CloseWrite()
