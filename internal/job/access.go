@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -266,6 +267,16 @@ func readKeyFile(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
+// noRepository is a place without a repository.
+type noRepository struct {
+	error
+	// maySub: there may be one below it. On other machines that has been looked for
+	// already, by a request in place of a connection.
+	maySub bool
+}
+
+func (e *noRepository) Unwrap() error { return e.error }
+
 // Open opens the repository at a location. It asks for a passphrase where nothing
 // else fits and somebody is there to ask.
 func (a *Access) Open(ctx context.Context, place string) (*repo.Repository, error) {
@@ -273,13 +284,18 @@ func (a *Access) Open(ctx context.Context, place string) (*repo.Repository, erro
 	if err != nil {
 		// What is missing for ever is a key file, say, and not the store.
 		if _, permanent := errors.AsType[*storage.PermanentError](err); errors.Is(err, fs.ErrNotExist) && !permanent {
-			return nil, fmt.Errorf("%s: %w", location.Redact(place), repo.ErrNoRepository)
+			return nil, &noRepository{fmt.Errorf("%s: %w", location.Redact(place), repo.ErrNoRepository), !location.IsRemote(place)}
 		}
 		return nil, named(place, err)
 	}
+	return a.openStore(ctx, place, b)
+}
+
+// openStore opens the repository in a store, which it closes if there is none.
+func (a *Access) openStore(ctx context.Context, place string, b storage.Backend) (*repo.Repository, error) {
 	o := repo.Options{Credentials: a.Credentials, CacheDir: a.CacheDir}
 	if location.IsRemote(place) {
-		o.CacheBytes, o.Transfers = a.CacheSize, location.Transfers
+		o.CacheBytes, o.Transfers, o.Reads = a.CacheSize, location.Transfers, location.Reads
 	}
 	r, err := repo.Open(ctx, b, o)
 	if errors.Is(err, seal.ErrWrongKey) && a.Prompt != nil {
@@ -298,6 +314,10 @@ func (a *Access) Open(ctx context.Context, place string) (*repo.Repository, erro
 			a.add(nil, p, "passphrase from the terminal")
 		}
 	}
+	if errors.Is(err, repo.ErrNoRepository) && location.IsRemote(place) {
+		_, suberr := get(ctx, b, SubDir+"/config")
+		err = &noRepository{err, !errors.Is(suberr, fs.ErrNotExist)}
+	}
 	if err != nil {
 		b.Close()
 		return nil, err
@@ -305,14 +325,33 @@ func (a *Access) Open(ctx context.Context, place string) (*repo.Repository, erro
 	return r, nil
 }
 
+// get reads the beginning of an object.
+func get(ctx context.Context, b storage.Backend, name string) ([]byte, error) {
+	rc, err := b.Get(ctx, name, 0, 1)
+	if err != nil {
+		return nil, err
+	}
+	defer rc.Close()
+	return io.ReadAll(rc)
+}
+
 // Create makes a repository at a location. With sibling, which may be nil, it shares
 // its master secret, unless one of the two is encrypted and the other is not: the
 // secret of the one would lie open in the other.
 func (a *Access) Create(ctx context.Context, place string, sibling *repo.Repository) error {
+	b, err := a.make(ctx, place, sibling)
+	if b != nil {
+		b.Close()
+	}
+	return err
+}
+
+// make is Create, and returns the store, also where a repository exists.
+func (a *Access) make(ctx context.Context, place string, sibling *repo.Repository) (storage.Backend, error) {
 	if sibling != nil {
 		encrypted, err := sibling.Encrypted(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if encrypted != a.EncryptNew {
 			sibling = nil
@@ -320,7 +359,7 @@ func (a *Access) Create(ctx context.Context, place string, sibling *repo.Reposit
 	}
 	if a.EncryptNew && len(a.Lockers) == 0 {
 		if err := a.askNew(place); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	lockers := a.Lockers
@@ -329,13 +368,17 @@ func (a *Access) Create(ctx context.Context, place string, sibling *repo.Reposit
 	}
 	b, err := a.Stores.Create(ctx, place)
 	if err != nil {
-		return named(place, err)
+		return nil, named(place, err)
 	}
-	defer b.Close()
-	return repo.Init(ctx, b, repo.InitOptions{
+	err = repo.Init(ctx, b, repo.InitOptions{
 		Lockers: lockers, Sibling: sibling,
 		Wrap: seal.WrapOptions{Created: time.Now(), KDF: a.KDF},
 	})
+	if err != nil && !errors.Is(err, repo.ErrExists) {
+		b.Close()
+		return nil, err
+	}
+	return b, err
 }
 
 // askNew asks for the passphrase of a new repository.

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/SP1R4/BackupHandler/v3/internal/backup"
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
@@ -227,18 +229,30 @@ func isDamage(err error) bool {
 
 // openAll opens the destinations and creates those that do not exist.
 func openAll(ctx context.Context, a *Access, locations []string, known Known, dryRun bool, note func(string, ...any)) []*Destination {
-	var all []*Destination
+	all := make([]*Destination, len(locations))
 	var sibling *repo.Repository
-	for _, l := range locations {
-		d, err := a.OpenDestination(ctx, l)
-		if err != nil && !errors.Is(err, repo.ErrNoRepository) {
-			d.Err = named(l, err)
-		} else if err := checkKnown(d, known, note); err != nil {
-			d.Err = err
-		} else if sibling == nil {
+	var g errgroup.Group
+	if a.Prompt != nil {
+		g.SetLimit(1) // one question at a time, and the answer may open the next one, too
+	}
+	for i, l := range locations {
+		g.Go(func() error {
+			d, err := a.OpenDestination(ctx, l)
+			if err != nil && !errors.Is(err, repo.ErrNoRepository) {
+				d.Err = named(l, err)
+			}
+			all[i] = d
+			return nil
+		})
+	}
+	_ = g.Wait()
+	for _, d := range all {
+		if d.Err != nil {
+			continue
+		}
+		if d.Err = checkKnown(d, known, note); d.Err == nil && sibling == nil {
 			sibling = d.Repo
 		}
-		all = append(all, d)
 	}
 	for _, d := range all {
 		if d.Err != nil {
@@ -258,10 +272,13 @@ func openAll(ctx context.Context, a *Access, locations []string, known Known, dr
 				}
 			}
 		}
-		if d.Repo == nil {
-			continue
+		if d.Repo != nil {
+			g.Go(func() error { d.Err = named(d.Location, d.Load(ctx)); return nil })
 		}
-		if d.Err = named(d.Location, d.Load(ctx)); d.Err != nil {
+	}
+	_ = g.Wait()
+	for _, d := range all {
+		if d.Err != nil || d.Repo == nil {
 			continue
 		}
 		noteDamage(d, note)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/SP1R4/BackupHandler/v3/internal/files"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
@@ -47,6 +49,9 @@ func (a *Access) OpenDestination(ctx context.Context, place string) (*Destinatio
 	d := &Destination{Location: place, Place: place}
 	var err error
 	d.Repo, err = a.Open(ctx, place)
+	if none, ok := errors.AsType[*noRepository](err); ok && !none.maySub {
+		return d, err
+	}
 	if errors.Is(err, repo.ErrNoRepository) {
 		sub := location.Join(place, SubDir)
 		r, suberr := a.Open(ctx, sub)
@@ -73,12 +78,12 @@ func (a *Access) create(ctx context.Context, d *Destination, sibling *repo.Repos
 			return err
 		}
 	}
-	err = a.Create(ctx, d.Place, sibling)
+	b, err := a.make(ctx, d.Place, sibling)
 	if err != nil && !errors.Is(err, repo.ErrExists) {
 		return err
 	}
 	d.Created = err == nil
-	d.Repo, err = a.Open(ctx, d.Place)
+	d.Repo, err = a.openStore(ctx, d.Place, b)
 	return err
 }
 
@@ -143,13 +148,15 @@ func existing(path string) string {
 	}
 }
 
-// Load reads the index, and the list of snapshots.
+// Load reads the index and, at the same time, the list of snapshots.
 func (d *Destination) Load(ctx context.Context) error {
-	var err error
-	if d.Index, err = d.Repo.LoadIndex(ctx); err != nil {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		d.Index, err = d.Repo.LoadIndex(ctx)
 		return err
-	}
-	return d.LoadSnapshots(ctx)
+	})
+	g.Go(func() error { return d.LoadSnapshots(ctx) })
+	return g.Wait()
 }
 
 // LoadSnapshots reads the list of snapshots only, oldest first.

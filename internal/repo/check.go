@@ -19,8 +19,9 @@ import (
 type CheckOptions struct {
 	// Select says whether a pack is read; nil: every one.
 	Select func(id ID) bool
-	// Workers is how many packs are read, and how many blocks are opened, at a
-	// time; at least 1. Memory is that of three blocks for each.
+	// Workers is how many packs are read (or Options.Transfers, if that is more),
+	// and how many blocks are opened, at a time; at least 1. Memory is that of three
+	// blocks for each.
 	Workers int
 	// Progress, if set, is called with the number of bytes just checked, from
 	// several goroutines.
@@ -106,7 +107,7 @@ func (c *check) read(ctx context.Context) error {
 		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(max(o.Workers, 1))
+	g.SetLimit(max(o.Workers, r.transfers, 1))
 	for _, id := range ids {
 		obj, err := r.readIndex(gctx, id)
 		switch {

@@ -418,12 +418,22 @@ func (x *index) loadLocked(ctx context.Context) (err error) {
 	var objects []listedObject
 	// The index is listed before the packs: a pack that is listed later than
 	// its index object is there, the other way round it would seem lost.
-	err = x.repo.list(ctx, "index", &x.report.Unknown, func(id ID, size int64) {
-		objects = append(objects, listedObject{id, size})
+	// The condemned lists are read before the packs, too, so that what is pruned after
+	// their listing is known; index and lists need not wait for each other.
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		x.condemned, x.report.CondemnedList, err = x.repo.condemned(gctx)
+		return err
 	})
-	if err != nil {
+	g.Go(func() error {
+		return x.repo.list(gctx, "index", &x.report.Unknown, func(id ID, size int64) {
+			objects = append(objects, listedObject{id, size})
+		})
+	})
+	if err := g.Wait(); err != nil {
 		return err
 	}
+	l.condemned = x.condemned
 	slices.SortFunc(objects, compareListed)
 	x.report.IndexObjects = len(objects)
 	cached := newBitmap(len(objects))
@@ -440,12 +450,6 @@ func (x *index) loadLocked(ctx context.Context) (err error) {
 		}
 	}
 
-	// Before the packs, so that what is pruned after their listing is known.
-	condemned, damaged, err := x.repo.condemned(ctx)
-	if err != nil {
-		return err
-	}
-	x.condemned, l.condemned, x.report.CondemnedList = condemned, condemned, damaged
 	if err := l.listPacks(ctx); err != nil {
 		return err
 	}

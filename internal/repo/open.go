@@ -14,6 +14,7 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/chunk"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
@@ -64,6 +65,7 @@ type Repository struct {
 
 	kept      *keptDir // nil: none
 	transfers int
+	reads     int
 }
 
 // repoConfig is the first line of the config object.
@@ -91,6 +93,9 @@ type Options struct {
 	// Transfers is how many packs are worth storing at a time, if that is more than
 	// the engine's own measure: while one waits for an answer, others fill the line.
 	Transfers int
+	// Reads is how many parts of packs are worth reading at a time, if that is more
+	// than there are processors.
+	Reads int
 }
 
 // InitOptions describe a new repository.
@@ -118,12 +123,7 @@ The format is documented in docs/format.md of the program's source.
 // Init creates a repository. Where one exists already, also if another process
 // was faster, it is ErrExists and nothing has changed.
 func Init(ctx context.Context, b storage.Backend, o InitOptions) error {
-	if _, err := getConfig(ctx, b); err == nil {
-		return ErrExists
-	} else if !errors.Is(err, ErrNoRepository) {
-		return err
-	}
-	if err := checkEmpty(ctx, b); err != nil {
+	if err := checkVacant(ctx, b); err != nil {
 		return err
 	}
 	if len(o.Lockers) == 0 {
@@ -151,28 +151,37 @@ func Init(ctx context.Context, b storage.Backend, o InitOptions) error {
 		Suite: configSuite, Chunker: chunk.Algorithm,
 		ChunkMin: o.Params.Min, ChunkAvg: o.Params.Avg, ChunkMax: o.Params.Max,
 	}
-	var slots []string
+	slots := make([]string, len(o.Lockers))
 	undo := func() {
 		for _, name := range slots {
 			b.Delete(context.WithoutCancel(ctx), name) // leftovers are harmless: of no repository
 		}
 	}
-	for _, l := range o.Lockers {
-		slot, err := seal.Wrap(rand.Reader, c.ID, secret, l, o.Wrap)
-		if err != nil {
-			undo()
-			return err
+	// All is there before the config makes a repository of it.
+	var g errgroup.Group
+	g.SetLimit(fetchers)
+	g.Go(func() error {
+		if err := put(ctx, b, readmeName, []byte(readme)); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("store %s: %w", readmeName, err)
 		}
-		name := slotName(NewID())
-		slots = append(slots, name)
-		if err := put(ctx, b, name, slot.Encode()); err != nil {
-			undo()
-			return fmt.Errorf("store key slot: %w", err)
-		}
+		return nil
+	})
+	for i, l := range o.Lockers {
+		slots[i] = slotName(NewID())
+		g.Go(func() error {
+			slot, err := seal.Wrap(rand.Reader, c.ID, secret, l, o.Wrap)
+			if err != nil {
+				return err
+			}
+			if err := put(ctx, b, slots[i], slot.Encode()); err != nil {
+				return fmt.Errorf("store key slot: %w", err)
+			}
+			return nil
+		})
 	}
-	if err := put(ctx, b, readmeName, []byte(readme)); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := g.Wait(); err != nil {
 		undo()
-		return fmt.Errorf("store %s: %w", readmeName, err)
+		return err
 	}
 	line, err := json.Marshal(c)
 	if err != nil {
@@ -208,18 +217,30 @@ func checkParams(p chunk.Params) error {
 	return p.Validate()
 }
 
-// checkEmpty refuses to create a repository among foreign files, or where the
-// config of an existing one has been lost.
-func checkEmpty(ctx context.Context, b storage.Backend) error {
+// checkVacant returns ErrExists where there is a repository, and refuses a place
+// where the config of one has been lost.
+func checkVacant(ctx context.Context, b storage.Backend) error {
+	var g errgroup.Group
+	var noConfig error
+	g.Go(func() error {
+		_, noConfig = getConfig(ctx, b)
+		return nil
+	})
 	for _, dir := range []string{"packs", "index", "snapshots"} {
-		err := b.List(ctx, dir, func(info storage.Info) error {
-			return fmt.Errorf("%s has %s but no config: the remains of a repository whose config was lost", b, info.Name)
+		g.Go(func() error {
+			return b.List(ctx, dir, func(info storage.Info) error {
+				return fmt.Errorf("%s has %s but no config: the remains of a repository whose config was lost", b, info.Name)
+			})
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	err := g.Wait()
+	switch {
+	case noConfig == nil:
+		return ErrExists
+	case !errors.Is(noConfig, ErrNoRepository):
+		return noConfig
+	}
+	return err
 }
 
 func slotName(id ID) string { return "keys/" + id.String() }
@@ -265,7 +286,16 @@ func Exists(ctx context.Context, b storage.Backend) (bool, error) {
 // Only the config and the key slots are read; LoadIndex does the rest, for what
 // needs chunks.
 func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error) {
+	// Both at a time: a distant store takes as long for one.
+	var slots []seal.Slot
+	var ids []ID
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		slots, ids, err = readSlots(ctx, b)
+		return err
+	})
 	raw, err := getConfig(ctx, b)
+	slotsErr := g.Wait()
 	if err != nil {
 		return nil, err
 	}
@@ -285,9 +315,8 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 	if err := json.Unmarshal(line, &c); err != nil {
 		return nil, fmt.Errorf("config of %s: %w: %w", b, ErrCorrupt, err)
 	}
-	slots, ids, err := readSlots(ctx, b)
-	if err != nil {
-		return nil, err
+	if slotsErr != nil {
+		return nil, slotsErr
 	}
 	secret, opened, err := seal.Unwrap(c.ID, slots, o.Credentials...)
 	if err != nil {
@@ -320,7 +349,7 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 	r.index.repo = r
 	r.index.cache = openCache(o.CacheDir, r.id)
 	r.kept = openKept(o.CacheDir, r.id, o.CacheBytes)
-	r.transfers = o.Transfers
+	r.transfers, r.reads = o.Transfers, o.Reads
 	return r, nil
 }
 
@@ -340,6 +369,9 @@ func (r *Repository) Close() error {
 
 // ID is the repository's own ID.
 func (r *Repository) ID() ID { return r.id }
+
+// Reads is Options.Reads.
+func (r *Repository) Reads() int { return r.reads }
 
 // Splitter splits content into chunks as this repository wants them.
 func (r *Repository) Splitter() *chunk.Splitter { return r.split }
@@ -365,18 +397,32 @@ func readSlots(ctx context.Context, b storage.Backend) ([]seal.Slot, []ID, error
 		return nil, nil, err
 	}
 	slices.SortFunc(ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	all := make([][]byte, len(ids)) // nil: removed meanwhile
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchers)
+	for i, id := range ids {
+		g.Go(func() error {
+			raw, err := r.get(gctx, slotName(id), 0, maxConfig)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("read key slot %s: %w", id.Short(), err)
+			}
+			if err == nil {
+				all[i] = append([]byte{}, raw...) // not nil, if it is empty
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, err
+	}
 	var slots []seal.Slot
 	kept := ids[:0]
 	var first error
-	for _, id := range ids {
-		raw, err := r.get(ctx, slotName(id), 0, maxConfig)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
+	for i, id := range ids {
+		if all[i] == nil {
+			continue
 		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("read key slot %s: %w", id.Short(), err)
-		}
-		s, err := seal.DecodeSlot(raw)
+		s, err := seal.DecodeSlot(all[i])
 		if err != nil {
 			first = errors.Join(first, fmt.Errorf("key slot %s: %w", id.Short(), err))
 			continue

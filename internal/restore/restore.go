@@ -70,6 +70,12 @@ type RunReader interface {
 	ReadBlocks(ctx context.Context, blocks []*repo.Block, buf []byte, next func(plain []byte, err error) []byte)
 }
 
+// A Distant is a Repository that takes long to answer, wherever its blocks are.
+type Distant interface {
+	// Reads is how many reads are worth making at a time; 0: it is not distant.
+	Reads() int
+}
+
 // TempPrefix begins the names of unfinished files; 16 hexadecimal digits follow.
 const TempPrefix = ".bh-restore-"
 
@@ -83,8 +89,10 @@ const (
 	runBytes     = 4 << 20  // stored length of the blocks that are read with one request
 
 	// runsPerWorker is how many requests a worker makes at least for a plan, so that
-	// all end at about the same time.
+	// all end at about the same time. Those of a Distant are many, and their requests
+	// cost more than an uneven end.
 	runsPerWorker = 8
+	distantRuns   = 2
 
 	maxOpenFiles = 64 // unfinished files open at a time
 	maxIdleDirs  = 96 // directory handles kept open without need
@@ -209,7 +217,7 @@ type Options struct {
 	// and changes nothing. The target need not exist.
 	DryRun       bool
 	Sparse       Sparse
-	Workers      int  // 0: GOMAXPROCS + 1, at most 8; at most 32
+	Workers      int  // 0: GOMAXPROCS + 1, at most 8, or as many as a Distant wants; at most 32
 	NumericOwner bool // do not map owners by name
 	// TrustBlocks leaves out the comparison of each chunk with its SHA-256; what
 	// remains is the authentication of blocks.
@@ -294,7 +302,10 @@ func Run(ctx context.Context, r Repository, snap *tree.Snapshot, node *tree.Node
 	s.dirs.max = s.o.bounds.idleDirs
 	s.kept.max = s.o.bounds.kept
 	s.owners = newOwners(snap, &o)
-	s.o.Workers = workers(o.Workers)
+	s.o.Workers, s.runsPerWorker = workers(o.Workers), runsPerWorker
+	if d, ok := r.(Distant); ok && o.Workers == 0 && d.Reads() > s.o.Workers {
+		s.o.Workers, s.runsPerWorker = workers(d.Reads()), distantRuns
+	}
 	s.bufs = make([][]byte, s.o.Workers)
 	s.totalsKnown = path == "/" && o.Select == nil
 	if s.totalsKnown {
@@ -329,7 +340,9 @@ type session struct {
 	open        openFiles
 	kept        keptBlocks
 	bufs        [][]byte // one for each worker
-	slowDisk    atomic.Bool
+
+	runsPerWorker int
+	slowDisk      atomic.Bool
 
 	// Of the walking goroutine.
 	window  window  // being gathered

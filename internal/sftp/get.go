@@ -13,8 +13,8 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 )
 
-// readWindow is how many requests of one reader are under way or read ahead, as
-// writeWindow: 3 MiB at most.
+// readWindow is how many requests of the readers on one session are under way or
+// read ahead, as writeWindow: 3 MiB at most.
 const readWindow = 12
 
 // Get implements storage.Objects. Two round trips pass until the first byte is
@@ -121,7 +121,7 @@ type piece struct {
 
 // ahead makes requests until the window is full.
 func (r *reader) ahead() {
-	for len(r.queue) < readWindow && r.next < r.end {
+	for window := r.store.pool.share(r.c, readWindow); len(r.queue) < window && r.next < r.end; {
 		n := min(r.store.packet(r.c), r.end-r.next)
 		p := &piece{done: make(chan struct{}), buf: r.store.buffers.Get().(*[]byte)}
 		p.data = (*p.buf)[:n]

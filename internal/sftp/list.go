@@ -145,5 +145,5 @@ func (s *Store) delete(ctx context.Context, c *session, p string) error {
 	if err != nil {
 		return s.writeError(c, p, 0, err)
 	}
-	return s.syncDir(c, path.Dir(p))
+	return s.syncDir(c, path.Dir(p), nil)
 }

@@ -14,9 +14,10 @@ import (
 const extraPause = time.Minute
 
 // A pool holds the sessions of a store. A call gets the one with the fewest calls
-// on it. While all are in use, a further one is made, up to the limit, in the
-// background: nobody waits for it, and it may fail. Only if there is none does a
+// on it. While all are in use, each call has a further one made, up to the limit, in
+// the background: nobody waits for it, and it may fail. Only if there is none does a
 // call wait for one, and gets the error if that fails; the next call tries anew.
+// The first one is made alone: only once it has logged in is it known how to.
 type pool struct {
 	limit   int
 	connect func(context.Context) (*session, error)
@@ -27,7 +28,8 @@ type pool struct {
 	mu       sync.Mutex
 	closed   bool
 	sessions []*session
-	dialing  *dialing  // nil if no connection is being made
+	dialing  *dialing  // the one that calls wait for; nil if they need not
+	further  int       // connections that are being made beside those there are
 	pause    time.Time // no further connections before
 }
 
@@ -79,12 +81,16 @@ func (p *pool) pick() (*session, *dialing, error) {
 			best = s
 		}
 	}
-	wanted := best == nil || best.active > 0 && len(p.sessions) < p.limit && time.Now().After(p.pause)
-	if wanted && p.dialing == nil {
-		p.dial()
-	}
 	if best == nil {
+		if p.dialing == nil {
+			p.dialing = &dialing{done: make(chan struct{})}
+			p.dial(p.dialing)
+		}
 		return nil, p.dialing, nil
+	}
+	if best.active > 0 && p.dialing == nil && len(p.sessions)+p.further < p.limit && time.Now().After(p.pause) {
+		p.further++
+		p.dial(nil)
 	}
 	best.active++
 	p.work.Add(1)
@@ -115,15 +121,24 @@ func (p *pool) load(s *session, n int) {
 	p.mu.Unlock()
 }
 
-// dial makes a connection in the background. The lock is held.
-func (p *pool) dial() {
-	d := &dialing{done: make(chan struct{})}
-	p.dialing = d
+// share is a session's part, for each call and reader on it, of n requests that may
+// wait for answers: what one alone may have is enough to fill the line.
+func (p *pool) share(s *session, n int) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(n/max(s.active, 1), leastShare)
+}
+
+// leastShare lets a reader consume one answer while the next is on its way.
+const leastShare = 2
+
+// dial makes a connection in the background, for those who wait for d or, if that is
+// nil, a further one. The lock is held.
+func (p *pool) dial(d *dialing) {
 	p.work.Go(func() {
 		s, err := p.connect(p.ctx)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.dialing = nil
 		switch {
 		case p.closed:
 			if err == nil {
@@ -135,6 +150,11 @@ func (p *pool) dial() {
 		default:
 			p.sessions = append(p.sessions, s)
 		}
+		if d == nil {
+			p.further--
+			return
+		}
+		p.dialing = nil
 		d.err = err
 		close(d.done)
 	})

@@ -25,7 +25,8 @@ const (
 	objectPerm = 0o600
 	dirPerm    = 0o700
 
-	// writeWindow is how many requests of one Put wait for answers at a time. 12 of
+	// writeWindow is how many requests of the Puts on one session wait for answers at
+	// a time; each Put has its share of them. 12 of
 	// largePacket exceed the 2 MiB that an SSH channel of OpenSSH lets be in flight.
 	writeWindow = 12
 
@@ -40,11 +41,13 @@ const (
 // Put implements storage.Objects. In round trips, five and the transfer:
 //
 //  1. create a temporary file beside the object's place, under a random name,
-//     refusing one that exists; at the same time look whether the name is taken
+//     refusing one that exists; at the same time look whether the name is taken, and
+//     open the directory
 //  2. write it, in many requests at a time; mode 0600
 //  3. flush it (fsync@openssh.com), and compare its size
 //  4. publish it, without replacing (publish)
-//  5. remove the temporary name, close the file, flush the directory
+//  5. remove the temporary name, close the file, flush the directory; nobody waits
+//     for that to be closed
 //
 // A Put that is cut off leaves at most the temporary file, which no List shows. The
 // next Put of this process removes it, or one into the directory a day later.
@@ -104,10 +107,14 @@ func (s *Store) put(ctx context.Context, c *session, name string, content io.Rea
 	defer s.discard(c, t)
 
 	var g errgroup.Group
+	var open *sftp.File // the directory; nil if it was not there, or does not open
 	g.Go(func() error { s.tidy(c); return nil })
 	g.Go(func() error { return s.createTemp(c, t, dir, size) })
 	g.Go(func() error { return s.wantFree(c, object) })
-	if err := g.Wait(); err != nil {
+	g.Go(func() error { open = s.openDir(c, dir); return nil })
+	err := g.Wait()
+	defer func() { s.closeLater(c, open) }()
+	if err != nil {
 		return err
 	}
 	if err := s.write(ctx, c, t, content, size); err != nil {
@@ -129,7 +136,7 @@ func (s *Store) put(ctx context.Context, c *session, name string, content io.Rea
 
 	g = errgroup.Group{}
 	g.Go(func() error { s.discard(c, t); return nil })
-	g.Go(func() error { return s.syncDir(c, dir) })
+	g.Go(func() error { return s.syncDir(c, dir, open) })
 	if err := g.Wait(); err != nil {
 		return err
 	}
@@ -209,10 +216,12 @@ func (s *Store) makeDir(c *session, dir string) error {
 		}
 		return s.writeError(c, dir, 0, err)
 	}
-	if err := setMode(tell(c, func(client *sftp.Client) error { return client.Chmod(dir, dirPerm) })); err != nil {
-		return err
-	}
-	return s.syncDir(c, path.Dir(dir))
+	var g errgroup.Group
+	g.Go(func() error {
+		return setMode(tell(c, func(client *sftp.Client) error { return client.Chmod(dir, dirPerm) }))
+	})
+	g.Go(func() error { return s.syncDir(c, path.Dir(dir), nil) })
+	return g.Wait()
 }
 
 // makeRoot makes the directory of the store, and those that lead to it.
@@ -235,7 +244,7 @@ func (s *Store) write(ctx context.Context, c *session, t *temp, content io.Reade
 	g.Go(func() error { return setMode(tell(c, func(*sftp.Client) error { return t.file.Chmod(objectPerm) })) })
 	packet := s.packet(c)
 	var next atomic.Int64
-	for range min(writeWindow, (size+packet-1)/packet) {
+	for range min(int64(s.pool.share(c, writeWindow)), (size+packet-1)/packet) {
 		g.Go(func() error {
 			buf := s.buffers.Get().(*[]byte)
 			defer s.buffers.Put(buf)
@@ -395,12 +404,12 @@ const (
 // syncDir makes the names in a directory durable. SFTP has no request for that; but
 // OpenSSH opens a directory like a file, and flushes what it has opened. Servers
 // and file systems that refuse are not asked again; once it has worked, a failure
-// is one.
-func (s *Store) syncDir(c *session, dir string) error {
-	if s.dirSync.Load() == dirSyncLacking || !c.has(extFsync) {
+// is one. open is the directory, if the caller has opened it.
+func (s *Store) syncDir(c *session, dir string, open *sftp.File) error {
+	if !s.syncsDirs(c) {
 		return nil
 	}
-	err := syncDir(c, dir)
+	err := s.syncOpen(c, dir, open)
 	switch {
 	case err == nil:
 		s.dirSync.Store(dirSyncWorks)
@@ -414,13 +423,44 @@ func (s *Store) syncDir(c *session, dir string) error {
 	return err
 }
 
-func syncDir(c *session, dir string) error {
+func (s *Store) syncsDirs(c *session) bool {
+	return s.dirSync.Load() != dirSyncLacking && c.has(extFsync)
+}
+
+func (s *Store) syncOpen(c *session, dir string, f *sftp.File) (err error) {
+	if f == nil {
+		f, err = request(c, func(client *sftp.Client) (*sftp.File, error) { return client.Open(dir) })
+		if err != nil {
+			return err
+		}
+		defer s.closeLater(c, f)
+	}
+	return tell(c, func(*sftp.Client) error { return f.Sync() })
+}
+
+// openDir opens a directory that is going to be flushed: what is wrong with it comes
+// out then.
+func (s *Store) openDir(c *session, dir string) *sftp.File {
+	if !s.syncsDirs(c) {
+		return nil
+	}
 	f, err := request(c, func(client *sftp.Client) (*sftp.File, error) { return client.Open(dir) })
 	if err != nil {
-		return err
+		return nil
 	}
-	defer tell(c, func(*sftp.Client) error { return f.Close() })
-	return tell(c, func(*sftp.Client) error { return f.Sync() })
+	return f
+}
+
+// closeLater closes a directory behind the call, which holds the session.
+func (s *Store) closeLater(c *session, f *sftp.File) {
+	if f == nil {
+		return
+	}
+	release := s.pool.retain(c)
+	go func() {
+		defer release()
+		_ = tell(c, func(*sftp.Client) error { return f.Close() })
+	}()
 }
 
 // sweep removes from a directory, once, what Puts that were cut off have left in
