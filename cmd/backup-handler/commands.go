@@ -15,6 +15,7 @@ func (a *app) commands() []*cobra.Command {
 		a.catCommand(),
 		a.statsCommand(),
 		a.statusCommand(),
+		a.copyCommand(),
 		a.initCommand(),
 		a.keyCommand(),
 		a.configCommand(),
