@@ -131,9 +131,7 @@ func (f *Filter) Resolve(all []*tree.Snapshot, name, this string) (snap *tree.Sn
 		return nil, "", Fail(ExitUsage, fmt.Errorf("%w: none of the %d is chosen by --host, --tag and --path", ErrNoSnapshot, len(all)), list)
 	}
 	if hosts := Hosts(all); len(hosts) > 1 && f.Host == "" && name != "" && !isPrefix(name) {
-		g := *f
-		g.Host = this
-		own := g.Of(all)
+		own := slices.DeleteFunc(slices.Clone(chosen), func(s *tree.Snapshot) bool { return s.Host != this })
 		if _, isTime := parseTime(name); len(own) == 0 && (isTime || name == "latest") {
 			if len(hosts) > maxHosts {
 				hosts = append(hosts[:maxHosts], "…")
@@ -146,8 +144,10 @@ func (f *Filter) Resolve(all []*tree.Snapshot, name, this string) (snap *tree.Sn
 		}
 		chosen = own
 	}
-	snap, err = Resolve(chosen, name)
-	return snap, note, Fail(ExitUsage, err, list)
+	if snap, err = Resolve(chosen, name); err != nil {
+		return nil, "", Fail(ExitUsage, err, list)
+	}
+	return snap, note, nil
 }
 
 // Resolve returns the snapshot that a name means: "latest", a prefix of an ID, or
