@@ -16,6 +16,7 @@ func (a *app) commands() []*cobra.Command {
 		a.statsCommand(),
 		a.statusCommand(),
 		a.copyCommand(),
+		a.repairCommand(),
 		a.initCommand(),
 		a.keyCommand(),
 		a.configCommand(),

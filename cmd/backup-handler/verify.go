@@ -104,6 +104,7 @@ func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
 	if err != nil {
 		return job.Fail(job.ExitUsage, err, "")
 	}
+	a.proving = true
 	if err := a.load(); err != nil {
 		return err
 	}

@@ -162,20 +162,8 @@ func TestOneFailsHalfway(t *testing.T) {
 	a, b := access(t, unset, AccessOptions{}), newBench(t)
 	ids := []repo.ID{b.well(a, "a"), b.well(a, "a")}
 	all := func(*tree.Snapshot) bool { return true }
-	open := func(s storage.Backend) *Destination {
-		r, err := repo.Open(t.Context(), kept{s}, repo.Options{Credentials: []seal.Credential{seal.None{}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { r.Close() })
-		d := &Destination{Location: "store", Repo: r}
-		if err := d.Load(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
 	have := func(s storage.Backend) (got []repo.ID) {
-		for _, s := range open(s).Snapshots {
+		for _, s := range openStore(t, s).Snapshots {
 			got = append(got, s.ID)
 		}
 		return got
@@ -191,13 +179,13 @@ func TestOneFailsHalfway(t *testing.T) {
 	for _, outcome := range []storagetest.Outcome{storagetest.Fail, storagetest.Lose, storagetest.Cut} {
 		for n, failed := 0, true; failed; n++ {
 			bad, good := created(), created()
-			x, y := open(storagetest.At(bad, n, outcome)), open(good)
+			x, y := openStore(t, storagetest.At(bad, n, outcome)), openStore(t, good)
 			copyToOthers(t.Context(), []*Destination{first, x, y}, all, repo.WriterOptions{})
 			failed = x.Err != nil
 			if first.Err != nil || y.Err != nil || !slices.Equal(have(good), ids) {
 				t.Fatalf("%v at %d: %v, %v", outcome, n, y.Err, have(good))
 			}
-			x = open(bad)
+			x = openStore(t, bad)
 			copyToOthers(t.Context(), []*Destination{first, x}, all, repo.WriterOptions{})
 			if x.Err != nil || !slices.Equal(have(bad), ids) {
 				t.Fatalf("after %v at %d: %v, %v", outcome, n, x.Err, have(bad))
@@ -207,6 +195,21 @@ func TestOneFailsHalfway(t *testing.T) {
 			}
 		}
 	}
+}
+
+// openStore opens the repository in a store, which stays open.
+func openStore(t *testing.T, s storage.Backend) *Destination {
+	t.Helper()
+	r, err := repo.Open(t.Context(), kept{s}, repo.Options{Credentials: []seal.Credential{seal.None{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	d := &Destination{Location: "store", Repo: r}
+	if err := d.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 // kept stays open when a repository is closed.

@@ -224,7 +224,7 @@ func (r *Repository) SnapshotBody(ctx context.Context, id ID) ([]byte, error) {
 
 // ReplaceSnapshot stores a snapshot anew whose object is damaged. It is the one case
 // in which an object is exchanged: docs/format.md §11. The caller keeps the body until
-// it returns, and has made sure that all that the snapshot needs is there. An object
+// it returns, and has stored what the snapshot needs. An object
 // that opens is left alone; where there is none it was forgotten, which is
 // fs.ErrNotExist. The error is ErrReplacing if the damaged object is gone and the good
 // one may not be there.
