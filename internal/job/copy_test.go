@@ -253,3 +253,18 @@ func TestMaxDuration(t *testing.T) {
 	b.wantSnapshots(a, "a", res.Snapshot.ID)
 	b.wantSnapshots(a, "b", res.Snapshot.ID)
 }
+
+// A repository that another process has just created, and is writing to, is no
+// foreign directory and no remains.
+func TestPlaceOvertaken(t *testing.T) {
+	a, b := access(t, unset, AccessOptions{}), newBench(t)
+	b.well(a, "a")
+	if place, err := Place(b.place("a")); err != nil || place != b.place("a") {
+		t.Errorf("%q, %v", place, err)
+	}
+	d := &Destination{Location: b.place("a")}
+	if err := a.create(t.Context(), d, nil); err != nil || d.Created || len(d.Place) == 0 {
+		t.Errorf("%v, %+v", err, d)
+	}
+	d.Close()
+}

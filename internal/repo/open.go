@@ -124,6 +124,9 @@ func Init(ctx context.Context, b storage.Backend, o InitOptions) error {
 		return err
 	}
 	if err := checkEmpty(ctx, b); err != nil {
+		if _, gerr := getConfig(ctx, b); gerr == nil { // another process was faster, and is writing already
+			return ErrExists
+		}
 		return err
 	}
 	if len(o.Lockers) == 0 {
