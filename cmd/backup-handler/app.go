@@ -47,6 +47,7 @@ type app struct {
 	json, quiet, verbose         bool
 	noCache, noProgress          bool
 	limitFlags                   limitFlags
+	filter                       job.Filter // of commands with filterFlags
 
 	pacer  limit.Pacer
 	limits storage.Limits
@@ -128,7 +129,8 @@ func (a *app) rootCommand() *cobra.Command {
 deduplicated, compressed, encrypted and verified.
 
 SNAPSHOT is "latest", the first digits of an ID, or a time (20260228_030000,
-2026-02-28 03:00, RFC 3339): the newest snapshot at or before it.
+2026-02-28 03:00, RFC 3339): the newest snapshot at or before it. In a repository
+with snapshots of several hosts, latest and times are those of this host, or --host.
 
 Exit codes: 0 all done · 1 usage, configuration, or a verification found damage
 2 refused before anything was done · 3 a destination, source or file failed
@@ -302,13 +304,17 @@ func (a *app) destinations(modes, servers []string) ([]string, error) {
 	if len(all) == 0 {
 		return nil, job.Fail(job.ExitUsage, errors.New("no repository is given"), "use --backup-dirs, or set [BACKUPS] backup_dirs in the configuration")
 	}
+	return all, checkLocations(all)
+}
+
+func checkLocations(all []string) error {
 	for _, l := range all {
 		if location.HasPassword(l) {
-			return nil, job.Fail(job.ExitUsage, fmt.Errorf("%s: an address must not hold a password", location.Redact(l)),
+			return job.Fail(job.ExitUsage, fmt.Errorf("%s: an address must not hold a password", location.Redact(l)),
 				"everybody can see command lines: use a key, or set [SSH] password = ${SSH_PASSWORD} in the configuration")
 		}
 	}
-	return all, nil
+	return nil
 }
 
 func (a *app) chosen(modes, servers []string) ([]string, error) {
@@ -382,10 +388,15 @@ func (a *app) known() job.Known {
 
 // access gathers the keys.
 func (a *app) access(encrypt bool, recipients []string) (*job.Access, error) {
-	acc, err := job.NewAccess(a.cfg, job.AccessOptions{
-		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile,
-		Recipients: recipients, NoCache: a.noCache, Env: a.env, Prompt: a.prompter(), Limits: a.limits, OnRetry: a.retrying,
+	return a.newAccess(job.AccessOptions{
+		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile, Recipients: recipients,
 	})
+}
+
+// newAccess adds to the keys what every Access has.
+func (a *app) newAccess(o job.AccessOptions) (*job.Access, error) {
+	o.NoCache, o.Env, o.Prompt, o.Limits, o.OnRetry = a.noCache, a.env, a.prompter(), a.limits, a.retrying
+	acc, err := job.NewAccess(a.cfg, o)
 	if err == nil && a.proving {
 		acc.CacheSize = 0
 	}
@@ -453,11 +464,38 @@ func openHint(err error) string {
 	return job.Hint(err)
 }
 
+// filterFlags lets a command choose among snapshots.
+func (a *app) filterFlags(c *cobra.Command) {
+	fl := c.Flags()
+	fl.StringVar(&a.filter.Host, "host", "", "only snapshots of this host")
+	fl.StringVar(&a.filter.Tag, "tag", "", "only snapshots with this tag")
+}
+
+// pathFlag goes with filterFlags where the command has no paths of its own.
+func (a *app) pathFlag(c *cobra.Command) {
+	c.Flags().StringVar(&a.filter.Path, "path", "", "only snapshots that hold this path or one below it")
+}
+
 // snapshot resolves SNAPSHOT[:PATH]; the path is "" where none is given.
 func (a *app) snapshot(d *job.Destination, spec string) (*tree.Snapshot, string, error) {
 	name, path := job.SplitSpec(spec)
-	s, err := job.Resolve(d.Snapshots, name)
-	return s, path, job.Fail(job.ExitUsage, err, "'backup-handler snapshots' lists them")
+	s, err := a.resolve(d, name)
+	return s, path, err
+}
+
+// resolve returns the snapshot that a name means, within a.filter.
+func (a *app) resolve(d *job.Destination, name string) (*tree.Snapshot, error) {
+	s, note, err := a.filter.Resolve(d.Snapshots, name, hostName())
+	if note != "" {
+		a.note(note)
+	}
+	return s, err
+}
+
+// hostName is that of this machine, as snapshots have it.
+func hostName() string {
+	name, _ := os.Hostname()
+	return name
 }
 
 // print writes v as JSON, or calls text.

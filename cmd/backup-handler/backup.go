@@ -27,7 +27,8 @@ import (
 type backupFlags struct {
 	sources, exclude, excludeFiles, ifPresent, recipients, tags []string
 	modes, servers                                              []string
-	mode, largerThan                                            string
+	mode, largerThan, host                                      string
+	maxDuration                                                 parsed[time.Duration]
 	caches, oneFS, encrypt, allowEmpty, dryRun                  bool
 }
 
@@ -68,6 +69,9 @@ destination or a file failed · 130 interrupted`,
 	fl.BoolVar(&f.encrypt, "encrypt", false, "create encrypted repositories, and refuse unencrypted ones")
 	fl.StringArrayVar(&f.recipients, "recipient", nil, "public key, or file with one, that opens new repositories (repeat)")
 	fl.StringArrayVar(&f.tags, "tag", nil, "mark the snapshot (repeat)")
+	fl.StringVar(&f.host, "host", "", "name of the host in the snapshot (default: this machine's)")
+	f.maxDuration = parsed[time.Duration]{kind: "duration", parse: parseLimit}
+	fl.Var(&f.maxDuration, "max-duration", "end a run that takes longer, e.g. 6h; what was stored is used by the next (0: no limit; default: the configuration's)")
 	fl.BoolVar(&f.allowEmpty, "allow-empty", false, "accept a source without any entry")
 	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be backed up; write nothing")
 	return c
@@ -85,15 +89,6 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 	if err != nil {
 		return err
 	}
-	n, err := a.cfg.Network()
-	if err != nil {
-		return job.Fail(job.ExitUsage, err, "")
-	}
-	if n.MaxDuration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, n.MaxDuration, errTooLong)
-		defer cancel()
-	}
 	start := time.Now()
 	a.log.Info("backup starts", "mode", o.Mode, "sources", o.Sources, "destinations", o.Destinations, "dry_run", o.DryRun)
 	m := a.meter("backup", func() sample {
@@ -103,18 +98,12 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 	res, err := job.Backup(ctx, acc, *o)
 	m.stop()
 	a.recordKeys(acc)
-	if err != nil && errors.Is(context.Cause(ctx), errTooLong) {
-		err = &job.Failure{Code: job.ExitPartial, Err: fmt.Errorf("%w: %s", errTooLong, n.MaxDuration), Hint: "what was stored is used by the next run"}
-	}
 	if err != nil {
 		a.record("backup_failed", slog.String("error", oneLine(err.Error())))
 		return err
 	}
 	return a.backupDone(res, o, time.Since(start))
 }
-
-// errTooLong ends a run that takes longer than the configuration allows.
-var errTooLong = errors.New("the backup was ended: it took longer than [NETWORK] max_duration")
 
 // backupOptions joins flags and configuration.
 func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
@@ -146,9 +135,16 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 	if o.Rules, o.OneFS, err = a.rules(f); err != nil {
 		return nil, err
 	}
-	if o.Host, err = os.Hostname(); err != nil {
-		return nil, fmt.Errorf("find this host's name: %w", err)
+	if o.Host = f.host; o.Host == "" {
+		if o.Host, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("find this host's name: %w", err)
+		}
 	}
+	n, err := a.cfg.Network()
+	if err != nil {
+		return nil, err
+	}
+	o.MaxDuration = f.maxDuration.or(n.MaxDuration)
 	rc, err := a.cfg.Repository()
 	if err != nil {
 		return nil, err
@@ -179,6 +175,15 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 		}
 	}
 	return o, nil
+}
+
+// parseLimit reads a duration, as the configuration has them.
+func parseLimit(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if text == "0" || err == nil && d >= 0 {
+		return d, nil
+	}
+	return 0, errors.New("must be a duration such as 90m or 6h, or 0 for no limit")
 }
 
 // mode is the flag's, the configuration's, or incremental.

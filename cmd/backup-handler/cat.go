@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) catCommand() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:     "cat SNAPSHOT:PATH",
 		Aliases: []string{"dump"},
 		Short:   "Write a file of a snapshot to standard output",
@@ -29,6 +29,9 @@ Exit codes: 0 written · 1 usage, no such snapshot or file, or it is damaged
 		ValidArgsFunction: a.completeSnapshots(1),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.cat(cmd.Context(), args[0]) },
 	}
+	a.filterFlags(c)
+	a.pathFlag(c)
+	return c
 }
 
 func (a *app) cat(ctx context.Context, spec string) error {

@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) diffCommand() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:   "diff SNAPSHOT SNAPSHOT [PATH]",
 		Short: "Show what changed between two snapshots",
 		Long: `Show what changed from the first snapshot to the second, or below PATH.
@@ -37,6 +37,9 @@ directory is damaged · 130 interrupted`,
 		ValidArgsFunction: a.completeSnapshots(2),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.diff(cmd.Context(), args) },
 	}
+	a.filterFlags(c)
+	a.pathFlag(c)
+	return c
 }
 
 // A diffSummary counts changes. The bytes are sizes of files.

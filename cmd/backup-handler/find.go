@@ -48,6 +48,7 @@ snapshot, or a directory is damaged · 130 interrupted`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.find(cmd.Context(), args, &f) },
 	}
 	fl := c.Flags()
+	a.filterFlags(c)
 	fl.StringArrayVar(&f.snapshots, "snapshot", nil, "only this snapshot (repeat; default: all)")
 	fl.StringVar(&f.path, "path", "/", "only below this directory")
 	fl.StringVar(&f.newer, "newer", "", "changed at or after this time: 2026-02-28, 2026-02-28 03:00, RFC 3339")
@@ -70,13 +71,13 @@ func (a *app) find(ctx context.Context, patterns []string, f *findFlags) error {
 		return err
 	}
 	defer d.Close()
-	list := d.Snapshots
+	list := a.filter.Of(d.Snapshots)
 	if len(f.snapshots) > 0 {
 		list = nil
 		for _, name := range f.snapshots {
-			s, err := job.Resolve(d.Snapshots, name)
+			s, err := a.resolve(d, name)
 			if err != nil {
-				return job.Fail(job.ExitUsage, err, "'backup-handler snapshots' lists them")
+				return err
 			}
 			if !slices.Contains(list, s) {
 				list = append(list, s)

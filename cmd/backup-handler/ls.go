@@ -35,6 +35,8 @@ damaged · 130 interrupted`,
 			return a.ls(cmd.Context(), args[0], long, recursive)
 		},
 	}
+	a.filterFlags(c)
+	a.pathFlag(c)
 	c.Flags().BoolVarP(&long, "long", "l", false, "mode, owner, group, size in bytes, time of change")
 	c.Flags().BoolVarP(&recursive, "recursive", "R", false, "all below it")
 	return c

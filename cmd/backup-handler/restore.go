@@ -53,6 +53,8 @@ Exit codes: 0 all restored · 1 usage, or not everything could be restored
 		ValidArgsFunction: a.completeSnapshots(1),
 	}
 	fl := c.Flags()
+	a.filterFlags(c)
+	a.pathFlag(c)
 	fl.StringVar(&f.to, "to", "", "directory to restore into (created if needed)")
 	fl.StringArrayVar(&f.include, "include", nil, "restore only what matches, in the language of .gitignore, relative to PATH (repeat)")
 	fl.StringSliceVar(&f.exclude, "exclude", nil, "leave out names or relative paths that match: *, ?, [seq] (repeat, or commas)")

@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 //	                   finds in the last standard output
 //	json               checks that the last standard output is one JSON document
 //	damage FILE…       flips a bit in the middle of each file
+//	exec-code N …      is exec of a command that has to end with exit code N
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -42,6 +43,8 @@ func TestScripts(t *testing.T) {
 			"save":   save,
 			"damage": damage,
 			"json":   isJSON,
+
+			"exec-code": execCode,
 		},
 	})
 }
@@ -63,6 +66,19 @@ func isJSON(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if !json.Valid([]byte(ts.ReadFile("stdout"))) {
 		ts.Fatalf("the output is not JSON")
+	}
+}
+
+func execCode(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exec-code CODE PROGRAM…")
+	}
+	got := "0"
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		got = strings.TrimPrefix(err.Error(), "exit status ")
+	}
+	if got != args[0] {
+		ts.Fatalf("exit code %s", got)
 	}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -18,8 +17,7 @@ import (
 )
 
 type snapshotsFlags struct {
-	host, source, tag string
-	latest            int
+	latest int
 }
 
 func (a *app) snapshotsCommand() *cobra.Command {
@@ -37,15 +35,16 @@ in the source; --json tells which.
 Exit codes: 0 listed, also if there are none · 1 usage, or nothing can be read
 130 interrupted`,
 		Example: `  backup-handler snapshots --backup-dirs /mnt/disk/backup
-  backup-handler snapshots --host web1 --source /home/ann --latest 3
+  backup-handler snapshots --host web1 --path /home/ann --latest 3
   backup-handler snapshots --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.snapshots(cmd.Context(), &f) },
 	}
 	fl := c.Flags()
-	fl.StringVar(&f.host, "host", "", "only those of this host")
-	fl.StringVar(&f.source, "source", "", "only those that hold this path or one below it")
-	fl.StringVar(&f.tag, "tag", "", "only those with this tag")
+	a.filterFlags(c)
+	a.pathFlag(c)
+	fl.StringVar(&a.filter.Path, "source", "", "the same as --path")
+	fl.MarkHidden("source")
 	fl.IntVar(&f.latest, "latest", 0, "only the newest N of each host and set of sources")
 	return c
 }
@@ -66,7 +65,7 @@ func (a *app) snapshots(ctx context.Context, f *snapshotsFlags) error {
 		return err
 	}
 	defer d.Close()
-	list := newest(slices.DeleteFunc(slices.Clone(d.Snapshots), func(s *tree.Snapshot) bool { return !f.matches(s) }), f.latest)
+	list := newest(a.filter.Of(d.Snapshots), f.latest)
 	out := make([]snapshotJSON, len(list))
 	for i, s := range list {
 		out[i] = snapshotJSON{s.ID, s.ID.Short(), s}
@@ -82,19 +81,6 @@ func (a *app) snapshots(ctx context.Context, f *snapshotsFlags) error {
 		err = outcome(job.ExitUsage)
 	}
 	return err
-}
-
-func (f *snapshotsFlags) matches(s *tree.Snapshot) bool {
-	return (f.host == "" || s.Host == f.host) && (f.tag == "" || slices.Contains(s.Tags, f.tag)) &&
-		(f.source == "" || slices.ContainsFunc(s.Sources, func(p tree.Path) bool {
-			source := path.Clean(f.source)
-			return within(string(p), source) || within(source, string(p))
-		}))
-}
-
-// within says whether p is dir or below it.
-func within(p, dir string) bool {
-	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // group names what snapshots are versions of.

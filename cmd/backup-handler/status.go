@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -21,30 +20,38 @@ import (
 )
 
 func (a *app) statusCommand() *cobra.Command {
-	return &cobra.Command{
+	var allHosts bool
+	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the destinations are, and how old the newest snapshots",
 		Long: `Show for every destination: whether it can be opened, whether it is encrypted, how
-much it holds, how much room is left, and the newest snapshot of each host and set
-of sources.
+much it holds, how much room is left, and the newest snapshot of each set of
+sources. Where several hosts share a repository, only this host's are shown and
+judged; --all-hosts shows and judges those of every host, a line each.
 
-Something is wrong if a destination cannot be opened, holds no snapshot, or lacks
-the newest one that another has; if packs, index or snapshots are missing or
+Something is wrong if a destination cannot be opened, holds no snapshot (none of
+this host, where it has those of several others), or lacks the newest one that
+another has; if packs, index or snapshots are missing or
 damaged, as far as can be told without reading them ('backup-handler verify' reads
 them); and if files are missing from the newest snapshot. That a repository is not
 encrypted is said, but is a choice.
 
 Exit codes: 0 all is well · 1 something is wrong, or usage · 130 interrupted`,
 		Example: `  backup-handler status
-  backup-handler status --backup-dirs /mnt/disk/backup,/mnt/nas/backup --json`,
+  backup-handler status --backup-dirs /mnt/disk/backup,/mnt/nas/backup --json
+  backup-handler status --all-hosts --backup-dirs sftp://nas/backup`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context(), allHosts) },
 	}
+	c.Flags().BoolVar(&allHosts, "all-hosts", false, "show the newest snapshots of every host")
+	return c
 }
 
 type statusReport struct {
 	OK           bool                `json:"ok"`
 	Config       string              `json:"config"` // path; "" for none
+	Host         string              `json:"host"`
+	AllHosts     bool                `json:"all_hosts,omitempty"`
 	Destinations []destinationStatus `json:"destinations"`
 }
 
@@ -63,7 +70,10 @@ type destinationStatus struct {
 
 	Index  *repo.IndexReport `json:"index,omitempty"`
 	Groups []groupStatus     `json:"newest"`
-	hint   string
+	// OtherHosts are those whose snapshots are not among Groups.
+	OtherHosts int `json:"other_hosts,omitempty"`
+	allHosts   bool
+	hint       string
 }
 
 // A groupStatus is the newest snapshot of one host and set of sources.
@@ -80,7 +90,7 @@ type groupStatus struct {
 	snap       *tree.Snapshot
 }
 
-func (a *app) status(ctx context.Context) error {
+func (a *app) status(ctx context.Context, allHosts bool) error {
 	if err := a.load(); err != nil {
 		return err
 	}
@@ -92,18 +102,17 @@ func (a *app) status(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	rep := statusReport{Config: a.cfg.Path(), OK: true}
+	rep := statusReport{Config: a.cfg.Path(), OK: true, Host: hostName(), AllHosts: allHosts}
 	now := time.Now()
 	for _, l := range locations {
-		s := statusOf(ctx, acc, l, now)
+		s := statusOf(ctx, acc, l, rep.Host, allHosts, now)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		rep.Destinations = append(rep.Destinations, s)
 	}
 	a.recordKeys(acc)
-	host, _ := os.Hostname()
-	compareDestinations(rep.Destinations, host)
+	compareDestinations(rep.Destinations, rep.Host)
 	var hints []string
 	for i := range rep.Destinations {
 		d := &rep.Destinations[i]
@@ -116,7 +125,9 @@ func (a *app) status(ctx context.Context) error {
 	err = a.print(rep, func(w io.Writer) error {
 		for i := range rep.Destinations {
 			if d := &rep.Destinations[i]; !d.OK || !a.quiet {
-				statusText(w, d)
+				if err := statusText(w, d); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
@@ -128,8 +139,8 @@ func (a *app) status(ctx context.Context) error {
 }
 
 // statusOf looks at one destination.
-func statusOf(ctx context.Context, acc *job.Access, location string, now time.Time) destinationStatus {
-	s := destinationStatus{Location: location, Wrong: []string{}, Groups: []groupStatus{}}
+func statusOf(ctx context.Context, acc *job.Access, location, host string, allHosts bool, now time.Time) destinationStatus {
+	s := destinationStatus{Location: location, Wrong: []string{}, Groups: []groupStatus{}, allHosts: allHosts}
 	wrong := func(format string, args ...any) { s.Wrong = append(s.Wrong, oneLine(fmt.Sprintf(format, args...))) }
 	d, err := acc.OpenDestination(ctx, location)
 	if err != nil {
@@ -180,7 +191,18 @@ func statusOf(ctx context.Context, acc *job.Access, location string, now time.Ti
 	for _, snap := range d.Snapshots {
 		count[groupOf(snap)]++
 	}
-	for _, snap := range newest(d.Snapshots, 1) {
+	shown := d.Snapshots
+	if hosts := job.Hosts(shown); len(hosts) > 1 && !allHosts {
+		shown = (&job.Filter{Host: host}).Of(shown)
+		s.OtherHosts = len(hosts)
+		if len(shown) > 0 {
+			s.OtherHosts--
+		} else {
+			wrong("holds no snapshot of this host, %s", quote(host))
+			s.hint = "a backup makes one; --all-hosts shows those of the others"
+		}
+	}
+	for _, snap := range newest(shown, 1) {
 		s.Groups = append(s.Groups, groupStatus{
 			Snapshot: snap.ID, Time: snap.Time, AgeSeconds: int64(now.Sub(snap.Time).Seconds()), Host: snap.Host, Sources: snap.Sources,
 			Snapshots: count[groupOf(snap)], Files: snap.Counts.Files, Bytes: snap.Counts.Bytes, Problems: snap.Counts.Problems, snap: snap,
@@ -227,7 +249,7 @@ func compareDestinations(all []destinationStatus, host string) {
 // textWidth is what the lines of a report keep to, paths and names apart.
 const textWidth = 80
 
-func statusText(w io.Writer, d *destinationStatus) {
+func statusText(w io.Writer, d *destinationStatus) error {
 	state := "ok"
 	if !d.OK {
 		state = "SOMETHING IS WRONG"
@@ -237,7 +259,7 @@ func statusText(w io.Writer, d *destinationStatus) {
 		fmt.Fprintf(w, "  WRONG       %s\n", x)
 	}
 	if !d.Reachable {
-		return
+		return nil
 	}
 	if d.Place != d.Location {
 		fmt.Fprintf(w, "  place       %s\n", quote(d.Place))
@@ -254,6 +276,12 @@ func statusText(w io.Writer, d *destinationStatus) {
 			fmt.Fprintf(w, ", %s free", bytesText(*d.FreeBytes))
 		}
 		fmt.Fprintf(w, "\n  snapshots   %s\n", countText(int64(d.Snapshots)))
+	}
+	if d.allHosts {
+		return hostsTable(w, d.Groups)
+	}
+	if d.OtherHosts > 0 {
+		fmt.Fprintf(w, "  others      snapshots of %s other hosts (--all-hosts)\n", countText(int64(d.OtherHosts)))
 	}
 	for _, g := range d.Groups {
 		fmt.Fprintf(w, "  newest      %s  %s ago (%s), %s\n", g.Snapshot.Short(), ageText(time.Duration(g.AgeSeconds)*time.Second),
@@ -274,6 +302,23 @@ func statusText(w io.Writer, d *destinationStatus) {
 		fmt.Fprintf(w, "              %s\n", line)
 		fmt.Fprintf(w, "              %s files, %s; %s problems; 1 of %s snapshots\n", countText(g.Files), bytesText(g.Bytes), countText(g.Problems), countText(int64(g.Snapshots)))
 	}
+	return nil
+}
+
+// hostsTable shows the newest snapshots of every host, by host.
+func hostsTable(w io.Writer, groups []groupStatus) error {
+	if len(groups) == 0 {
+		return nil
+	}
+	groups = slices.Clone(groups)
+	slices.SortStableFunc(groups, func(a, b groupStatus) int { return strings.Compare(a.Host, b.Host) })
+	t := newTable("HOST", "NEWEST", "TIME", "AGE", "FILES", "SIZE", "PROBLEMS", "SNAPSHOTS", "SOURCES")
+	t.right("FILES", "SIZE", "PROBLEMS", "SNAPSHOTS")
+	for _, g := range groups {
+		t.row(quote(g.Host), g.Snapshot.Short(), g.Time.Local().Format("2006-01-02 15:04"), ageText(time.Duration(g.AgeSeconds)*time.Second),
+			countText(g.Files), bytesText(g.Bytes), countText(g.Problems), countText(int64(g.Snapshots)), sourcesText(g.snap))
+	}
+	return t.write(w)
 }
 
 // ageText is a duration in its largest unit.

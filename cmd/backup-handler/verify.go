@@ -60,6 +60,8 @@ check, or usage · 130 interrupted`,
 		ValidArgsFunction: a.completeSnapshots(1),
 	}
 	fl := c.Flags()
+	a.filterFlags(c)
+	a.pathFlag(c)
 	fl.BoolVar(&f.readData, "read-data", false, "read and check every byte")
 	fl.StringVar(&f.sample, "sample", "", "read and check a random share of the data, e.g. 5%")
 	fl.StringVar(&f.against, "against", "", "directory to compare with")
@@ -103,6 +105,7 @@ func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
 	if err != nil {
 		return job.Fail(job.ExitUsage, err, "")
 	}
+	a.proving = true
 	if err := a.load(); err != nil {
 		return err
 	}

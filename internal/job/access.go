@@ -58,7 +58,10 @@ type AccessOptions struct {
 	PassphraseFile string
 	IdentityFile   string
 	Recipients     []string
-	NoCache        bool
+	// OnlyGiven leaves out the keys of the configuration and the environment: those
+	// given here are for other repositories.
+	OnlyGiven bool
+	NoCache   bool
 	// Limits bound the traffic with all repositories together.
 	Limits storage.Limits
 	Env    func(string) (string, bool)
@@ -95,7 +98,7 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 			a.CacheDir = "" // no home directory: everything works without a cache
 		}
 	}
-	if err := a.loadKeyFile(o.KeyFile, enc); err != nil {
+	if err := a.loadKeyFile(o, enc); err != nil {
 		return nil, err
 	}
 	if err := a.loadPassphrase(o, enc); err != nil {
@@ -104,7 +107,7 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if err := a.loadRecipients(o, enc); err != nil {
 		return nil, err
 	}
-	explicit := cfg.Value("ENCRYPTION", "enabled").IsSet()
+	explicit := cfg.Value("ENCRYPTION", "enabled").IsSet() && !o.OnlyGiven
 	keys := len(a.Lockers)+len(a.Credentials) > 0
 	a.EncryptNew = a.Encrypt || keys && !explicit
 	// Whoever gives a key expects encryption: else a store could be swapped for an
@@ -125,8 +128,9 @@ func (a *Access) add(l seal.Locker, c seal.Credential, where string) {
 	}
 }
 
-func (a *Access) loadKeyFile(path string, enc config.Encryption) (err error) {
-	if path == "" {
+func (a *Access) loadKeyFile(o AccessOptions, enc config.Encryption) (err error) {
+	path := o.KeyFile
+	if path == "" && !o.OnlyGiven {
 		if path, err = enc.KeyFile.Get(); err != nil {
 			return err
 		}
@@ -161,6 +165,8 @@ func (a *Access) loadPassphrase(o AccessOptions, enc config.Encryption) error {
 		if len(text) == 0 { // what was asked for is never replaced by something else
 			return fmt.Errorf("passphrase file %s: it is empty", o.PassphraseFile)
 		}
+	} else if o.OnlyGiven {
+		return nil
 	} else if p, err := enc.Passphrase.Get(); err != nil {
 		if len(a.Lockers) > 0 {
 			return nil // the key file is enough: a restore does not need every secret
@@ -192,7 +198,7 @@ func (a *Access) loadPassphrase(o AccessOptions, enc config.Encryption) error {
 
 func (a *Access) loadRecipients(o AccessOptions, enc config.Encryption) error {
 	recipients := o.Recipients
-	if len(recipients) == 0 {
+	if len(recipients) == 0 && !o.OnlyGiven {
 		var err error
 		if recipients, err = enc.Recipients.Get(); err != nil {
 			return err
@@ -206,7 +212,7 @@ func (a *Access) loadRecipients(o AccessOptions, enc config.Encryption) error {
 		a.add(r, nil, "")
 	}
 	identity := o.IdentityFile
-	if identity == "" {
+	if identity == "" && !o.OnlyGiven {
 		var err error
 		if identity, err = enc.IdentityFile.Get(); err != nil {
 			return err

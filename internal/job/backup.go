@@ -42,6 +42,9 @@ type BackupOptions struct {
 	Sealers      int
 	Compression  repo.Compression
 
+	// MaxDuration is how long the run may take; 0: as long as it likes.
+	MaxDuration time.Duration
+
 	Host, User, Program, RunID string
 	// Known remembers the destinations.
 	Known Known
@@ -78,6 +81,36 @@ func (r *BackupResult) Failed() bool {
 // others. Each succeeds or fails alone. The error is a *Failure when nothing could
 // be done; else look at the result.
 func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, error) {
+	if o.MaxDuration <= 0 {
+		return runBackup(ctx, a, o)
+	}
+	limit := fmt.Errorf("the run was ended: it took longer than max_duration, %v", o.MaxDuration)
+	ctx, cancel := context.WithTimeoutCause(ctx, o.MaxDuration, limit)
+	defer cancel()
+	res, err := runBackup(ctx, a, o)
+	if context.Cause(ctx) != limit {
+		return res, err
+	}
+	ended := func(err error) bool { return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, limit) }
+	if res == nil || res.Snapshot == nil {
+		if !ended(err) {
+			return res, err
+		}
+		return res, Fail(ExitPartial, limit, "what was stored is used by the next run; raise [NETWORK] max_duration or --max-duration if it is too short for what changes")
+	}
+	// The snapshot is there: only copies were cut short, if anything was.
+	for _, d := range res.Destinations {
+		if ended(d.Err) {
+			d.Err = fmt.Errorf("%s: %w", d.Location, limit)
+		}
+	}
+	if ended(err) {
+		err = nil
+	}
+	return res, err
+}
+
+func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, error) {
 	res := &BackupResult{}
 	var mu sync.Mutex
 	note := func(format string, args ...any) {
@@ -100,7 +133,7 @@ func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, err
 			return nil, Fail(ExitRefused, fmt.Errorf("source %s: %w", s, reason(err)), "is its file system mounted? Nothing was changed")
 		}
 	}
-	res.Destinations = openAll(ctx, a, o.Destinations, o.Known, o.DryRun, note)
+	res.Destinations = openAll(ctx, a, o.Destinations, nil, o.Known, o.DryRun, note)
 	defer func() {
 		for _, d := range res.Destinations {
 			if err := d.Close(); err != nil && d.Err == nil {
@@ -208,7 +241,7 @@ func copyToOthers(ctx context.Context, ready []*Destination, same func(*tree.Sna
 func copyList(ctx context.Context, d *Destination, list []missed, o repo.WriterOptions) error {
 	var damaged error
 	for _, m := range list {
-		if err := copySnapshot(ctx, m.src, d, m.snap, o); err != nil {
+		if err := copySnapshot(ctx, m.src, d, m.snap, o, nil); err != nil {
 			err = fmt.Errorf("%s: %w", d.Location, err)
 			if !isDamage(err) {
 				return err
@@ -227,10 +260,10 @@ func isDamage(err error) bool {
 	return errors.Is(err, repo.ErrCorrupt) || errors.Is(err, repo.ErrMissing) || errors.Is(err, tree.ErrCorrupt)
 }
 
-// openAll opens the destinations and creates those that do not exist.
-func openAll(ctx context.Context, a *Access, locations []string, known Known, dryRun bool, note func(string, ...any)) []*Destination {
+// openAll opens the destinations and creates those that do not exist: as siblings of
+// the given repository, or, where it is nil, of each other.
+func openAll(ctx context.Context, a *Access, locations []string, sibling *repo.Repository, known Known, dryRun bool, note func(string, ...any)) []*Destination {
 	all := make([]*Destination, len(locations))
-	var sibling *repo.Repository
 	var g errgroup.Group
 	if a.Prompt != nil {
 		g.SetLimit(1) // one question at a time, and the answer may open the next one, too

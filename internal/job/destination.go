@@ -97,6 +97,11 @@ func Place(place string) (string, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
+	// After the entries were read: whatever another process that is just creating the
+	// repository has put there since, its config came before the packs.
+	if _, err := os.Lstat(filepath.Join(place, "config")); err == nil && slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == "keys" }) {
+		return place, nil
+	}
 	has := func(name string) bool {
 		return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == name && e.IsDir() })
 	}

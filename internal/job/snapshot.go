@@ -3,6 +3,8 @@ package job
 import (
 	"errors"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,6 +78,76 @@ func parseTime(s string) (time.Time, bool) {
 		return t.AddDate(0, 0, 1).Add(-time.Nanosecond), true
 	}
 	return time.Time{}, false
+}
+
+// A Filter chooses snapshots; "" is any.
+type Filter struct {
+	Host string
+	Tag  string
+	Path string // of those that hold it, or something below it
+}
+
+// Match says whether a snapshot is chosen.
+func (f *Filter) Match(s *tree.Snapshot) bool {
+	return (f.Host == "" || s.Host == f.Host) && (f.Tag == "" || slices.Contains(s.Tags, f.Tag)) &&
+		(f.Path == "" || slices.ContainsFunc(s.Sources, func(p tree.Path) bool {
+			source := path.Clean(f.Path)
+			return within(string(p), source) || within(source, string(p))
+		}))
+}
+
+// within says whether p is dir or below it.
+func within(p, dir string) bool {
+	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// Of returns the chosen ones.
+func (f *Filter) Of(all []*tree.Snapshot) []*tree.Snapshot {
+	return slices.DeleteFunc(slices.Clone(all), func(s *tree.Snapshot) bool { return !f.Match(s) })
+}
+
+// Hosts lists whose snapshots there are, in alphabetical order.
+func Hosts(all []*tree.Snapshot) []string {
+	var hosts []string
+	for _, s := range all {
+		if i, ok := slices.BinarySearch(hosts, s.Host); !ok {
+			hosts = slices.Insert(hosts, i, s.Host)
+		}
+	}
+	return hosts
+}
+
+// maxHosts bounds how many hosts a hint names.
+const maxHosts = 10
+
+// Resolve is the function Resolve among the chosen snapshots. Where the repository
+// has those of several hosts, "latest" and times mean snapshots of this host, unless
+// the filter names one: nobody is given another machine's files unasked. note says
+// so; "" where it makes no difference. The error is a *Failure.
+func (f *Filter) Resolve(all []*tree.Snapshot, name, this string) (snap *tree.Snapshot, note string, err error) {
+	const list = "'backup-handler snapshots' lists them"
+	chosen := f.Of(all)
+	if len(all) > 0 && len(chosen) == 0 {
+		return nil, "", Fail(ExitUsage, fmt.Errorf("%w: none of the %d is chosen by --host, --tag and --path", ErrNoSnapshot, len(all)), list)
+	}
+	if hosts := Hosts(all); len(hosts) > 1 && f.Host == "" && name != "" && !isPrefix(name) {
+		own := slices.DeleteFunc(slices.Clone(chosen), func(s *tree.Snapshot) bool { return s.Host != this })
+		if _, isTime := parseTime(name); len(own) == 0 && (isTime || name == "latest") {
+			if len(hosts) > maxHosts {
+				hosts = append(hosts[:maxHosts], "…")
+			}
+			return nil, "", Fail(ExitUsage, fmt.Errorf("%w of this host, %s: which host's is %q?", ErrNoSnapshot, this, name),
+				"add --host NAME: "+strings.Join(hosts, ", "))
+		}
+		if len(own) < len(chosen) {
+			note = fmt.Sprintf("%s: of this host, %s (the repository has snapshots of %d hosts; --host chooses)", name, this, len(Hosts(all)))
+		}
+		chosen = own
+	}
+	if snap, err = Resolve(chosen, name); err != nil {
+		return nil, "", Fail(ExitUsage, err, list)
+	}
+	return snap, note, nil
 }
 
 // Resolve returns the snapshot that a name means: "latest", a prefix of an ID, or

@@ -43,12 +43,16 @@ type CheckReport struct {
 // CheckData reads packs and compares every block, every chunk and the table with
 // what the index says; a pack of which no index object that opens has the table,
 // with its own. The index must be loaded. Damage is in the report; the error says
-// that the check could not be done.
+// that the check could not be done. Blocks found damaged count as absent from then
+// on, as with ReadBlock.
 //
 // Packs are read by some goroutines, their blocks opened by others, so that neither
 // waits for the other, and all processors are busy to the last block.
 func (r *Repository) CheckData(ctx context.Context, o CheckOptions) (*CheckReport, error) {
-	c := check{r: r, o: &o, rep: &CheckReport{Damaged: make(map[ID]struct{})}, blocks: make(chan sealedBlock)}
+	c := check{
+		r: r, o: &o, rep: &CheckReport{Damaged: make(map[ID]struct{})},
+		bad: make(map[place]struct{}), blocks: make(chan sealedBlock),
+	}
 	var openers sync.WaitGroup
 	for range max(o.Workers, 1) {
 		openers.Go(c.open)
@@ -59,6 +63,7 @@ func (r *Repository) CheckData(ctx context.Context, o CheckOptions) (*CheckRepor
 	if err != nil {
 		return nil, err
 	}
+	r.index.distrustAll(c.bad)
 	return c.rep, nil
 }
 
@@ -70,6 +75,7 @@ type check struct {
 
 	mu  sync.Mutex
 	rep *CheckReport
+	bad map[place]struct{}
 }
 
 // A sealedBlock is a block of a pack as it was read.
@@ -79,10 +85,15 @@ type sealedBlock struct {
 	sealed *[]byte // of sealedBuffers
 }
 
-func (c *check) fault(err error, chunks []chunkRef) {
+// fault reports what is wrong, and the chunks of the block at a place that are
+// damaged by it.
+func (c *check) fault(err error, at place, chunks []chunkRef) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.rep.Faults = append(c.rep.Faults, err.Error())
+	if len(chunks) > 0 {
+		c.bad[at] = struct{}{}
+	}
 	for _, chunk := range chunks {
 		c.rep.Damaged[chunk.id] = struct{}{}
 	}
@@ -113,7 +124,7 @@ func (c *check) read(ctx context.Context) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // replaced meanwhile
 		case errors.Is(err, ErrCorrupt):
-			c.fault(fmt.Errorf("index %s: %w", id.Short(), err), nil)
+			c.fault(fmt.Errorf("index %s: %w", id.Short(), err), place{}, nil)
 		case err != nil:
 			return cmp.Or(g.Wait(), fmt.Errorf("read index %s: %w", id.Short(), err))
 		default:
@@ -135,7 +146,7 @@ func (c *check) read(ctx context.Context) error {
 			if gctx.Err() != nil {
 				return gctx.Err()
 			}
-			c.fault(err, nil)
+			c.fault(err, place{}, nil)
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.rep.Packs++
@@ -153,8 +164,10 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		at := place{t.id, uint32(len(packMagic))}
 		for i := range t.blocks {
-			c.fault(fmt.Errorf("pack %s: %w", t.id.Short(), err), t.blocks[i].chunks)
+			c.fault(fmt.Errorf("pack %s: %w", t.id.Short(), err), at, t.blocks[i].chunks)
+			at.offset += t.blocks[i].stored
 		}
 		return nil
 	}
@@ -163,7 +176,7 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 	magic := make([]byte, len(packMagic))
 	io.ReadFull(in, magic)
 	if string(magic) != packMagic {
-		c.fault(fmt.Errorf("pack %s: %w: magic number", t.id.Short(), ErrCorrupt), nil)
+		c.fault(fmt.Errorf("pack %s: %w: magic number", t.id.Short(), ErrCorrupt), place{}, nil)
 	}
 	offset := uint32(len(packMagic))
 	for i := range t.blocks {
@@ -179,7 +192,7 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			c.fault(r.blockError(&b.Block, fmt.Errorf("%w: %w", ErrCorrupt, err)), ref.chunks)
+			c.fault(r.blockError(&b.Block, fmt.Errorf("%w: %w", ErrCorrupt, err)), place{b.Pack, b.Offset}, ref.chunks)
 			continue
 		}
 		select {
@@ -204,13 +217,13 @@ func (c *check) open() {
 		out, err := c.r.openBlock(&b.Block, *b.sealed, plain)
 		sealedBuffers.Put(b.sealed)
 		if err != nil {
-			c.fault(err, b.chunks)
+			c.fault(err, place{b.Pack, b.Offset}, b.chunks)
 			continue
 		}
 		plain = out[:0]
 		for _, chunk := range b.chunks {
 			if c.r.ChunkID(sha256.Sum256(out[:chunk.size])) != chunk.id {
-				c.fault(c.r.blockError(&b.Block, fmt.Errorf("%w: chunk %s has other content", ErrCorrupt, chunk.id.Short())), []chunkRef{chunk})
+				c.fault(c.r.blockError(&b.Block, fmt.Errorf("%w: chunk %s has other content", ErrCorrupt, chunk.id.Short())), place{b.Pack, b.Offset}, []chunkRef{chunk})
 			}
 			out = out[chunk.size:]
 		}
@@ -230,6 +243,6 @@ func (c *check) checkTable(ctx context.Context, t *packTable) {
 		err = fmt.Errorf("pack %s: %w: its table differs from the index", t.id.Short(), ErrCorrupt)
 	}
 	if err != nil && ctx.Err() == nil {
-		c.fault(err, nil)
+		c.fault(err, place{}, nil)
 	}
 }

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"iter"
 	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -28,33 +30,78 @@ const (
 // compressed nor encrypted again, but each is authenticated on the way, so that
 // damage does not spread. Otherwise chunks are decoded and added.
 //
-// Memory grows with the number of blocks to be copied, some 16 bytes each. The
-// Writer needs CopyBatches as its WriterOptions.Readers.
+// A block that is damaged in src counts as absent there from then on; where src has
+// its chunks once more, those are taken. What src does not have whole is an error:
+// ErrCorrupt or ErrMissing.
+//
+// hashes is gone through again after damage. Memory grows with the number of blocks
+// to be copied, some 16 bytes each. The Writer needs CopyBatches as its
+// WriterOptions.Readers.
 func (w *Writer) Copy(ctx context.Context, src *Repository, hashes iter.Seq2[Hash, error]) error {
-	blocks := make(map[ID]map[uint32]struct{}) // pack → offsets
-	for hash, err := range hashes {
-		if err != nil {
+	return w.copy(ctx, src, hashes, func(err error) error { return err })
+}
+
+// Salvage is Copy for what there is: chunks that src does not have whole either are
+// left out.
+func (w *Writer) Salvage(ctx context.Context, src *Repository, hashes iter.Seq2[Hash, error]) error {
+	return w.copy(ctx, src, hashes, func(error) error { return nil })
+}
+
+// copy calls lost for chunks that src does not have.
+func (w *Writer) copy(ctx context.Context, src *Repository, hashes iter.Seq2[Hash, error], lost func(error) error) error {
+	var damage error // the first
+	for range copyPasses {
+		blocks := make(map[ID]map[uint32]struct{}) // pack → offsets
+		for hash, err := range hashes {
+			if err != nil {
+				return err
+			}
+			if w.Has(hash) {
+				continue
+			}
+			loc, ok := src.locateSound(hash)
+			if !ok {
+				if err := lost(cmp.Or(damage, fmt.Errorf("chunk %x: %w", hash[:4], ErrMissing))); err != nil {
+					return err
+				}
+				continue
+			}
+			set := blocks[loc.Block.Pack]
+			if set == nil {
+				set = make(map[uint32]struct{})
+				blocks[loc.Block.Pack] = set
+			}
+			set[loc.Block.Offset] = struct{}{}
+		}
+		found, err := w.copyBlocks(ctx, src, blocks)
+		if err != nil || found == nil {
 			return err
 		}
-		if w.Has(hash) {
-			continue
-		}
-		loc, ok := src.Locate(hash)
-		if !ok {
-			return fmt.Errorf("chunk %x: %w", hash[:4], ErrMissing)
-		}
-		set := blocks[loc.Block.Pack]
-		if set == nil {
-			set = make(map[uint32]struct{})
-			blocks[loc.Block.Pack] = set
-		}
-		set[loc.Block.Offset] = struct{}{}
+		damage = cmp.Or(damage, found)
 	}
+	return lost(damage)
+}
+
+// copyPasses bounds how often Copy looks for other copies of what is damaged. Each
+// pass goes on where the one before found damage.
+const copyPasses = 4
+
+// copyBlocks copies blocks, and returns the first damage that it met apart from
+// errors that end the copy.
+func (w *Writer) copyBlocks(ctx context.Context, src *Repository, blocks map[ID]map[uint32]struct{}) (damage, err error) {
 	packs := make([]ID, 0, len(blocks))
 	for id := range blocks {
 		packs = append(packs, id)
 	}
 	slices.SortFunc(packs, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
+	var mu sync.Mutex
+	bad := make(map[place]struct{})
+	damaged := func(b place, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		bad[b] = struct{}{}
+		damage = cmp.Or(damage, fmt.Errorf("copy from %s: %w", src.backend, err))
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(copiers)
 	for _, id := range packs {
@@ -62,21 +109,30 @@ func (w *Writer) Copy(ctx context.Context, src *Repository, hashes iter.Seq2[Has
 			if err := w.err(); err != nil {
 				return err
 			}
-			if err := w.copyPack(gctx, src, id, blocks[id]); err != nil {
+			if err := w.copyPack(gctx, src, id, blocks[id], damaged); err != nil {
 				return fmt.Errorf("copy from %s: %w", src.backend, err)
 			}
 			return nil
 		})
 	}
-	return g.Wait()
+	err = g.Wait()
+	src.index.distrustAll(bad)
+	return damage, err
 }
 
-// copyPack copies some blocks of one pack.
-func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets map[uint32]struct{}) (err error) {
+// copyPack copies some blocks of one pack, and tells which of them are damaged or
+// gone.
+func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets map[uint32]struct{}, damaged func(place, error)) (err error) {
 	size := src.index.packSize(id)
 	t, err := src.readTable(ctx, id, size)
 	if errors.Is(err, ErrCorrupt) {
 		t, err = src.indexedTable(ctx, id, size, err)
+	}
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist) {
+		for at := range offsets {
+			damaged(place{id, at}, src.blockError(&Block{Pack: id, Offset: at}, err))
+		}
+		return nil
 	}
 	if err != nil {
 		return err
@@ -88,6 +144,7 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 		defer func() { err = errors.Join(err, batch.Flush()) }()
 	}
 	offset := uint32(len(packMagic))
+	left := len(offsets)
 	for i := range t.blocks {
 		ref := &t.blocks[i]
 		at := offset
@@ -95,15 +152,23 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 		if _, wanted := offsets[at]; !wanted {
 			continue
 		}
+		left--
 		b := &Block{Pack: id, Offset: at, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed}
 		if batch == nil {
 			err = w.copyBlock(ctx, src, t.kind, b, ref)
 		} else {
 			err = w.addBlock(ctx, src, batch, b, ref)
 		}
+		if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
+			damaged(place{id, at}, err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
+	}
+	if left > 0 {
+		return fmt.Errorf("pack %s: its table lacks blocks that the index has", id.Short())
 	}
 	return nil
 }

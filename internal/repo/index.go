@@ -144,16 +144,23 @@ func findIn(segs []*segment, id *ID, rely bool, bad map[place]struct{}, loc *Loc
 // as stored, so that this process stores them again, and another copy is read in
 // its place.
 func (x *index) distrust(b *Block) {
+	if p := x.bad.Load(); p == nil || len(*p) < maxBad {
+		x.distrustAll(map[place]struct{}{{b.Pack, b.Offset}: {}})
+	}
+}
+
+// distrustAll is distrust for many blocks at a time, without its bound: who has
+// found them holds as much.
+func (x *index) distrustAll(places map[place]struct{}) {
+	if len(places) == 0 {
+		return
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	bad := make(map[place]struct{})
+	bad := maps.Clone(places)
 	if p := x.bad.Load(); p != nil {
-		if len(*p) >= maxBad {
-			return
-		}
 		maps.Copy(bad, *p)
 	}
-	bad[place{b.Pack, b.Offset}] = struct{}{}
 	x.bad.Store(&bad)
 }
 
@@ -163,8 +170,8 @@ type place struct {
 	offset uint32
 }
 
-// maxBad bounds how many damaged blocks are remembered; copying the set for each
-// stays cheap.
+// maxBad bounds how many damaged blocks are remembered one by one; copying the set
+// for each stays cheap.
 const maxBad = 10_000
 
 // heal replaces a segment whose cache file is damaged by what the repository

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -319,5 +320,32 @@ func TestDamagedSlot(t *testing.T) {
 		if _, err := openWith(t, c, testKey(100)); err == nil {
 			t.Errorf("byte %d of the slot does not matter", i)
 		}
+	}
+}
+
+// overtaken is a store in which another process creates a repository, and writes to
+// it, while this one looks whether there is one.
+type overtaken struct {
+	storage.Backend
+	once *sync.Once
+	by   func()
+}
+
+func (o overtaken) List(ctx context.Context, dir string, fn func(storage.Info) error) error {
+	o.once.Do(o.by)
+	return o.Backend.List(ctx, dir, fn)
+}
+
+func TestInitOvertaken(t *testing.T) {
+	m := storage.NewMemory()
+	o := overtaken{m, new(sync.Once), func() {
+		initIn(t, m, InitOptions{})
+		r, _ := openIn(t, m, "")
+		mustBackup(t, r, smallSource(1))
+	}}
+	wantIs(t, Init(t.Context(), o, InitOptions{Lockers: []seal.Locker{testKey(0)}, Wrap: testWrap()}), ErrExists)
+	r, _ := openIn(t, m, "")
+	if keys, err := r.Keys(t.Context()); err != nil || len(keys) != 1 {
+		t.Errorf("%d keys, %v", len(keys), err)
 	}
 }

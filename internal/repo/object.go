@@ -222,6 +222,39 @@ func (r *Repository) SnapshotBody(ctx context.Context, id ID) ([]byte, error) {
 	return body, err
 }
 
+// ReplaceSnapshot stores a snapshot anew whose object is damaged. It is the one case
+// in which an object is exchanged: docs/format.md §11. The caller keeps the body until
+// it returns, and has stored what the snapshot needs. An object
+// that opens is left alone; where there is none it was forgotten, which is
+// fs.ErrNotExist. The error is ErrReplacing if the damaged object is gone and the good
+// one may not be there.
+func (r *Repository) ReplaceSnapshot(ctx context.Context, id ID, body []byte) error {
+	for range 2 { // damage may be that of one read
+		_, err := r.openObject(ctx, kindSnapshot, id)
+		if !errors.Is(err, ErrCorrupt) {
+			return err
+		}
+	}
+	// From here on nothing but a crash comes between the two.
+	ctx = context.WithoutCancel(ctx)
+	if err := r.backend.Delete(ctx, objectName(kindSnapshot, id)); err != nil {
+		_, now := r.openObject(ctx, kindSnapshot, id)
+		switch {
+		case errors.Is(now, ErrCorrupt):
+			return fmt.Errorf("remove damaged snapshot %s: %w", id.Short(), err)
+		case !errors.Is(now, fs.ErrNotExist):
+			return fmt.Errorf("remove damaged snapshot %s: %w: %w", id.Short(), ErrReplacing, err)
+		}
+	}
+	if _, err := r.putObject(ctx, kindSnapshot, id, squeeze(r.enc, body)); err != nil {
+		// It may have taken effect, or somebody else was faster.
+		if _, now := r.openObject(ctx, kindSnapshot, id); now != nil {
+			return fmt.Errorf("store snapshot %s: %w: %w", id.Short(), ErrReplacing, err)
+		}
+	}
+	return nil
+}
+
 // NewID returns a random ID.
 func NewID() (id ID) {
 	rand.Read(id[:])

@@ -239,6 +239,10 @@ func checkVacant(ctx context.Context, b storage.Backend) error {
 		return ErrExists
 	case !errors.Is(noConfig, ErrNoRepository):
 		return noConfig
+	case err != nil:
+		if _, gerr := getConfig(ctx, b); gerr == nil { // another process was faster, and is writing already
+			return ErrExists
+		}
 	}
 	return err
 }

@@ -26,6 +26,25 @@ func (r *Repository) Locate(hash Hash) (Location, bool) {
 	return loc, ok
 }
 
+// locateSound is Locate, but without blocks that were found damaged.
+func (r *Repository) locateSound(hash Hash) (loc Location, ok bool) {
+	id := r.ChunkID(hash)
+	var bad map[place]struct{}
+	if p := r.index.bad.Load(); p != nil {
+		bad = *p
+	}
+	ok = r.index.findBut(&id, false, bad, &loc)
+	return loc, ok
+}
+
+// Sound says whether a chunk is in a pack that is there, in a block that this
+// process has not found damaged: after CheckData of everything, whether it can be
+// read. size is that of the chunk in bytes.
+func (r *Repository) Sound(hash Hash) (size uint32, ok bool) {
+	loc, ok := r.locateSound(hash)
+	return loc.Size, ok
+}
+
 // sealedBuffers holds buffers for sealed blocks.
 var sealedBuffers = sync.Pool{New: func() any { return new([]byte) }}
 

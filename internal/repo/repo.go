@@ -24,6 +24,9 @@ var (
 	// ErrRaced says that packs which a run relied on were condemned meanwhile:
 	// nothing was committed, and a new run stores what is missing.
 	ErrRaced = errors.New("the repository was pruned during the run")
+	// ErrReplacing says that a damaged snapshot was removed, and the good one
+	// perhaps not stored in its place.
+	ErrReplacing = errors.New("its damaged object is removed, the good one not stored")
 )
 
 func (id ID) String() string { return hex.EncodeToString(id[:]) }
