@@ -369,7 +369,7 @@ func TestConnections(t *testing.T) {
 			}
 			wg.Wait()
 		}
-		enough := func() bool { return proxy.Accepted() == 3 || limited && dials.Load() == 2 }
+		enough := func() bool { return proxy.Accepted() == 3 || limited && dials.Load() >= 2 }
 		for deadline := time.Now().Add(patience); !enough() && time.Now().Before(deadline); {
 			use()
 		}
@@ -384,8 +384,8 @@ func TestConnections(t *testing.T) {
 		if proxy.Accepted() != want {
 			t.Errorf("limited: %t: %d connections, want %d", limited, proxy.Accepted(), want)
 		}
-		if limited && dials.Load() != 2 {
-			t.Errorf("%d attempts, want no third so soon", dials.Load())
+		if limited && dials.Load() > 3 { // those that were under way when the first failed
+			t.Errorf("%d attempts, want no more so soon", dials.Load())
 		}
 	}
 }
