@@ -32,8 +32,13 @@ func stores(cfg *config.Config, o AccessOptions) (*location.Settings, error) {
 	if err != nil {
 		return nil, err
 	}
+	spare := new(sftp.Spare)
 	return &location.Settings{
-		SFTP:  func() (sftp.Options, storage.Limits, error) { return sftpOptions(cfg, o, n.Stall) },
+		SFTP: func() (sftp.Options, storage.Limits, error) {
+			so, limits, err := sftpOptions(cfg, o, n.Stall)
+			so.Spare = spare
+			return so, limits, err
+		},
 		S3:    func() (s3.Options, storage.Limits, error) { return s3Options(cfg, o, n.Stall) },
 		GCS:   func() (gcs.Options, error) { return gcsOptions(cfg, o, n.Stall) },
 		Azure: func() (azure.Options, error) { return azureOptions(cfg, o, n.Stall) },

@@ -26,14 +26,15 @@ import (
 // Schemes lists the URLs that Open understands.
 const Schemes = "sftp://user@host:port/path, s3://bucket/prefix, gs://bucket/prefix, azblob://container/prefix, file:///path"
 
-// Transfers is how many objects are worth moving at a time over a network: while
-// one waits for an answer, others fill the line.
+// Transfers is how many packs are worth moving at a time over a network: while
+// some wait for answers, others fill the line. As many more may wait in the spool.
 const Transfers = 6
 
-// Reads is how many parts of objects are worth asking for at a time over a network:
-// a part of 3 MiB takes two round trips of SFTP, so that at 50 ms twelve of them fill
-// 300 MB/s, more than the connections carry. Each takes 2 to 6 MiB of memory.
-const Reads = 12
+// Reads is how many parts of packs are worth asking for at a time over a network:
+// one of 3 MiB takes two round trips of SFTP and the transfer, so that eight carry
+// what the connections do, 160 MB/s at 50 ms (docs/adr/0014). Each takes some 5 MiB of
+// memory.
+const Reads = 8
 
 // openPatience is how long a store that cannot be reached is tried again before it
 // is open, unless the settings are less patient: enough for a connection that was

@@ -341,6 +341,39 @@ func TestLatency(t *testing.T) {
 	t.Logf("1 MiB: %.1f round trips", time.Since(start).Seconds()/roundTrip.Seconds())
 }
 
+// A store that is not there is made over the connection that has found that out; one
+// that has died meanwhile is made anew.
+func TestSpare(t *testing.T) {
+	server := sftptest.Start(t, sftptest.Config{})
+	proxy := sftptest.NewProxy(t, server.Address())
+	target, options := through(t, server, proxy, filepath.Join(server.Dir, "new"))
+	options.Spare = new(Spare)
+	for i, cut := range []bool{false, true} {
+		target.Path += fmt.Sprint(i)
+		before := proxy.Accepted()
+		if _, err := Open(t.Context(), target, options); !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		want := before + 1
+		if cut {
+			c := options.Spare.s
+			proxy.Cut()
+			<-c.lost
+			want++
+		}
+		s := mustCreate(t, target, options)
+		if err := put(s, "a", []byte("content")); err != nil {
+			t.Error(err)
+		}
+		if got := proxy.Accepted(); got != want {
+			t.Errorf("cut: %t: %d connections, want %d", cut, got-before, want-before)
+		}
+		if options.Spare.take("") != nil || options.Spare.s != nil {
+			t.Error("a connection is left")
+		}
+	}
+}
+
 // Further connections come with calls that overlap, and are not missed if the
 // server refuses them.
 func TestConnections(t *testing.T) {
@@ -369,7 +402,7 @@ func TestConnections(t *testing.T) {
 			}
 			wg.Wait()
 		}
-		enough := func() bool { return proxy.Accepted() == 3 || limited && dials.Load() == 2 }
+		enough := func() bool { return proxy.Accepted() == 3 || limited && dials.Load() >= 2 }
 		for deadline := time.Now().Add(patience); !enough() && time.Now().Before(deadline); {
 			use()
 		}
@@ -384,8 +417,8 @@ func TestConnections(t *testing.T) {
 		if proxy.Accepted() != want {
 			t.Errorf("limited: %t: %d connections, want %d", limited, proxy.Accepted(), want)
 		}
-		if limited && dials.Load() != 2 {
-			t.Errorf("%d attempts, want no third so soon", dials.Load())
+		if limited && dials.Load() > 3 { // those that were under way when the first failed
+			t.Errorf("%d attempts, want no more so soon", dials.Load())
 		}
 	}
 }

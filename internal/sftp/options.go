@@ -60,6 +60,10 @@ type Options struct {
 	// none, by default 2 min: longer than sleeping disks and slow flushes take.
 	AnswerTimeout time.Duration
 
+	// Spare, if set, hands the connection of an Open that found no store to the next
+	// Open or Create on that server.
+	Spare *Spare
+
 	// Dial makes the connection to the first host; nil means net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }

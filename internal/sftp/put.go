@@ -451,16 +451,13 @@ func (s *Store) openDir(c *session, dir string) *sftp.File {
 	return f
 }
 
-// closeLater closes a directory behind the call, which holds the session.
+// closeLater closes a directory behind the call, which holds the session. That is no
+// reason to make another connection.
 func (s *Store) closeLater(c *session, f *sftp.File) {
 	if f == nil {
 		return
 	}
-	release := s.pool.retain(c)
-	go func() {
-		defer release()
-		_ = tell(c, func(*sftp.Client) error { return f.Close() })
-	}()
+	s.pool.work.Go(func() { _ = tell(c, func(*sftp.Client) error { return f.Close() }) })
 }
 
 // sweep removes from a directory, once, what Puts that were cut off have left in

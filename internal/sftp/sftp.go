@@ -22,7 +22,7 @@
 // Its files: target.go (URLs), options.go, sshconfig.go (~/.ssh/config, jump
 // hosts), auth.go and agent_*.go (keys, agent, password), hostkey.go
 // (known_hosts), dial.go (the way to the server), session.go (one connection),
-// pool.go (several), put.go, get.go, list.go, errors.go. The package sftptest
+// pool.go (several), spare.go (from one store to the next), put.go, get.go, list.go, errors.go. The package sftptest
 // starts real servers, and a proxy that disturbs, for tests.
 package sftp
 
@@ -109,6 +109,12 @@ func open(ctx context.Context, target Target, options Options, create bool) (*St
 	s.buffers.New = func() any { b := make([]byte, largePacket); return &b }
 	d := newDialer(route, options)
 	s.pool = newPool(options.Connections, d.connect)
+	along := d.via(len(route))
+	if options.Spare != nil {
+		if c := options.Spare.take(along); c != nil {
+			s.pool.sessions = append(s.pool.sessions, c)
+		}
+	}
 	_, err = do(ctx, s, func(c *session) (struct{}, error) {
 		if create {
 			if err := s.makeRoot(c); err != nil {
@@ -118,6 +124,11 @@ func open(ctx context.Context, target Target, options Options, create bool) (*St
 		return struct{}{}, s.checkRoot(c)
 	}, nil)
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) && options.Spare != nil {
+			if c := s.pool.detach(); c != nil {
+				options.Spare.put(along, c)
+			}
+		}
 		s.Close()
 		return nil, err
 	}
