@@ -25,7 +25,8 @@ quickstart: build
 
 # The tests judge restored trees by other people's programs.
 test: go
-	@sh scripts/packages rsync=rsync getfacl=acl setfacl=acl getfattr=attr lsattr=e2fsprogs git=git setcap=libcap2-bin
+	@sh scripts/packages rsync=rsync getfacl=acl setfacl=acl getfattr=attr lsattr=e2fsprogs git=git setcap=libcap2-bin \
+		/usr/sbin/sshd=openssh-server ssh-keygen=openssh-client node=nodejs npm=npm
 	$(GO) test -timeout 20m ./...
 
 check: test lint race fuzz vuln

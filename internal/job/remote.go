@@ -208,8 +208,11 @@ func ServerLocation(server string, c config.SSH) (string, error) {
 	if path.IsAbs(c.RemoteDir) {
 		u.Path = c.RemoteDir
 	}
-	if name, host, ok := strings.Cut(server, "@"); ok {
-		u.User, u.Host = url.User(name), host
+	if i := strings.LastIndexByte(server, '@'); i >= 0 {
+		u.User, u.Host = url.User(server[:i]), server[i+1:]
+		if strings.Contains(server[:i], ":") { // not repeated
+			return "", fmt.Errorf("SSH server …@%s: the name of a server must not hold a password: set [SSH] password", u.Host)
+		}
 	}
 	if strings.Count(u.Host, ":") > 1 && !strings.HasPrefix(u.Host, "[") {
 		u.Host = "[" + u.Host + "]"

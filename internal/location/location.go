@@ -96,6 +96,9 @@ func Redact(location string) string {
 	if i := strings.IndexByte(tail, '/'); i >= 0 {
 		authority, rest = tail[:i], tail[i:]
 	}
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 && !strings.Contains(authority, "@") && !hasPort(authority) {
+		authority, rest = authority+rest[:at+1], rest[at+1:] // a slash in the password
+	}
 	user, host, ok := cutLast(authority, "@")
 	if !ok {
 		return location
@@ -105,6 +108,13 @@ func Redact(location string) string {
 		return location
 	}
 	return head + "://" + name + ":xxxxx@" + host + rest
+}
+
+// hasPort says whether what may be the host of a URL is one: without a colon, or
+// with a port after it.
+func hasPort(host string) bool {
+	i := strings.LastIndexByte(host, ':')
+	return i < 0 || strings.HasSuffix(host, "]") || i+1 < len(host) && strings.Trim(host[i+1:], "0123456789") == ""
 }
 
 // cutLast is strings.Cut at the last separator.
