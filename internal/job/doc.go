@@ -4,6 +4,6 @@
 // It knows configuration and every kind of source and destination, but no flags
 // and no terminal. access.go: keys. destination.go: repositories of a run.
 // known.go: which repository was where. backup.go: a backup. copy.go: snapshots from
-// one destination to another.
-// exit.go: exit codes.
+// one destination to another. repair.go: a destination healed from another.
+// snapshot.go: what a snapshot's name means. exit.go: exit codes.
 package job
