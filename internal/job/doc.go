@@ -4,6 +4,6 @@
 // It knows configuration and every kind of source and destination, but no flags
 // and no terminal. access.go: keys. destination.go: repositories of a run.
 // known.go: which repository was where. backup.go: a backup. copy.go: snapshots from
-// one destination to another.
+// one destination to another. remote.go, tailnet.go: how other machines are reached.
 // exit.go: exit codes.
 package job

@@ -32,7 +32,13 @@ func stores(cfg *config.Config, o AccessOptions) (*location.Settings, error) {
 	if err != nil {
 		return nil, err
 	}
+	var connect func(context.Context) error
+	if o.Tailnet != nil {
+		o.Dial, connect = o.Tailnet.Dial, func(ctx context.Context) error { return join(ctx, o.Tailnet) }
+	}
 	return &location.Settings{
+		Connect: connect,
+
 		SFTP:  func() (sftp.Options, storage.Limits, error) { return sftpOptions(cfg, o) },
 		S3:    func() (s3.Options, storage.Limits, error) { return s3Options(cfg, o, n.Stall) },
 		GCS:   func() (gcs.Options, error) { return gcsOptions(cfg, o, n.Stall) },

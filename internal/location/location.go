@@ -34,6 +34,8 @@ type Settings struct {
 	S3    func() (s3.Options, storage.Limits, error)
 	GCS   func() (gcs.Options, error)
 	Azure func() (azure.Options, error)
+	// Connect, if set, is called before a store on another machine is opened.
+	Connect func(context.Context) error
 	// Remote is how patient and how fast everything on other machines is. Its
 	// limits hold for directories, too.
 	Remote storage.RemoteOptions
@@ -115,6 +117,11 @@ func (s *Settings) open(ctx context.Context, location string, create bool) (stor
 	o := s.Remote
 	var objects storage.Objects
 	var err error
+	if s.Connect != nil && IsRemote(location) {
+		if err := s.Connect(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", Redact(location), err)
+		}
+	}
 	switch scheme(location) {
 	case "sftp":
 		objects, err = s.sftp(ctx, location, create, &o)
