@@ -27,6 +27,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+	"github.com/SP1R4/BackupHandler/v3/internal/tailscale"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
@@ -46,6 +47,8 @@ type app struct {
 	keyFile, passFile, identFile string
 	json, quiet, verbose         bool
 	noCache, noProgress          bool
+	joinTailnet                  bool
+	tailnetKey                   string
 	limitFlags                   limitFlags
 
 	pacer  limit.Pacer
@@ -60,6 +63,8 @@ type app struct {
 	log   *slog.Logger
 	logs  *journal.Log
 	audit *journal.Audit
+	// tailnet is how other machines are reached; nil: directly.
+	tailnet *tailscale.Node
 }
 
 func newApp(env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) *app {
@@ -76,6 +81,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 		root.SetOut(a.stdout)
 		root.SetErr(a.stderr)
 		err = root.ExecuteContext(limit.With(ctx, &a.pacer))
+	}
+	if a.tailnet != nil {
+		a.tailnet.Close()
 	}
 	if ctx.Err() != nil {
 		err = &job.Failure{Code: job.ExitInterrupted, Err: errors.New("interrupted"), Hint: "nothing is lost: what was stored is used by the next run"}
@@ -155,6 +163,8 @@ Exit codes: 0 all done · 1 usage, configuration, or a verification found damage
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "print more, e.g. each file")
 	f.BoolVar(&a.noCache, "no-cache", false, "do not use the index cache")
 	f.BoolVar(&a.noProgress, "no-progress", false, "no progress display")
+	f.BoolVar(&a.joinTailnet, "tailscale", false, "reach repositories on other machines through the tailnet of [TAILSCALE]")
+	f.StringVar(&a.tailnetKey, "tailscale-authkey", "", "key to join it with; everybody can see it here, in the configuration nobody")
 	a.limitFlags.register(c)
 	c.MarkFlagsMutuallyExclusive("config", "profile")
 	c.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -380,11 +390,32 @@ func (a *app) known() job.Known {
 	return job.Known{Dir: dir}
 }
 
+// prepareTailnet says how other machines are reached. The tailnet is joined later,
+// when the first of them is needed.
+func (a *app) prepareTailnet() error {
+	if a.tailnetKey != "" {
+		a.warn("--tailscale-authkey: everybody on this machine can see the key: set [TAILSCALE] auth_key = ${TAILSCALE_AUTHKEY} or auth_key_file instead")
+	}
+	host, _ := os.Hostname()
+	var err error
+	a.tailnet, err = job.Tailnet(a.cfg, job.TailnetOptions{
+		Enable: a.joinTailnet || a.tailnetKey != "", Key: config.NewSecretString(a.tailnetKey), Host: host,
+		Log: func(line string) { a.log.Debug("tailscale: " + oneLine(line)) },
+	})
+	return job.Fail(job.ExitUsage, err, "")
+}
+
 // access gathers the keys.
 func (a *app) access(encrypt bool, recipients []string) (*job.Access, error) {
+	if a.tailnet == nil {
+		if err := a.prepareTailnet(); err != nil {
+			return nil, err
+		}
+	}
 	acc, err := job.NewAccess(a.cfg, job.AccessOptions{
 		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile,
 		Recipients: recipients, NoCache: a.noCache, Env: a.env, Prompt: a.prompter(), Limits: a.limits, OnRetry: a.retrying,
+		Tailnet: a.tailnet,
 	})
 	if err == nil && a.proving {
 		acc.CacheSize = 0
