@@ -43,6 +43,8 @@ var only = map[string]string{
 	"github.com/klauspost/compress": "repo",
 	"golang.org/x/time":             "storage",
 	"github.com/minio/minio-go":     "s3",
+	"tailscale.com":                 "tailscale",
+	"gvisor.dev":                    "tailscale",
 	"golang.org/x/oauth2":           "gcs",
 	"github.com/Azure":              "azure",
 	"github.com/pkg/sftp":           "sftp",

@@ -27,6 +27,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+	"github.com/SP1R4/BackupHandler/v3/internal/tailscale"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
@@ -46,6 +47,8 @@ type app struct {
 	keyFile, passFile, identFile string
 	json, quiet, verbose         bool
 	noCache, noProgress          bool
+	joinTailnet                  bool
+	tailnetKey                   string
 	limitFlags                   limitFlags
 	filter                       job.Filter // of commands with filterFlags
 
@@ -61,6 +64,8 @@ type app struct {
 	log   *slog.Logger
 	logs  *journal.Log
 	audit *journal.Audit
+	// tailnet is how other machines are reached; nil: directly.
+	tailnet *tailscale.Node
 }
 
 func newApp(env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) *app {
@@ -77,6 +82,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 		root.SetOut(a.stdout)
 		root.SetErr(a.stderr)
 		err = root.ExecuteContext(limit.With(ctx, &a.pacer))
+	}
+	if a.tailnet != nil {
+		a.tailnet.Close()
 	}
 	if ctx.Err() != nil {
 		err = &job.Failure{Code: job.ExitInterrupted, Err: errors.New("interrupted"), Hint: "nothing is lost: what was stored is used by the next run"}
@@ -157,6 +165,8 @@ Exit codes: 0 all done · 1 usage, configuration, or a verification found damage
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "print more, e.g. each file")
 	f.BoolVar(&a.noCache, "no-cache", false, "do not use the index cache")
 	f.BoolVar(&a.noProgress, "no-progress", false, "no progress display")
+	f.BoolVar(&a.joinTailnet, "tailscale", false, "reach repositories on other machines through the tailnet of [TAILSCALE]")
+	f.StringVar(&a.tailnetKey, "tailscale-authkey", "", "key to join it with; everybody can see it here, in the configuration nobody")
 	a.limitFlags.register(c)
 	c.MarkFlagsMutuallyExclusive("config", "profile")
 	c.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -386,6 +396,21 @@ func (a *app) known() job.Known {
 	return job.Known{Dir: dir}
 }
 
+// prepareTailnet says how other machines are reached. The tailnet is joined later,
+// when the first of them is needed.
+func (a *app) prepareTailnet() error {
+	if a.tailnetKey != "" {
+		a.warn("--tailscale-authkey: everybody on this machine can see the key: set [TAILSCALE] auth_key = ${TAILSCALE_AUTHKEY} or auth_key_file instead")
+	}
+	host, _ := os.Hostname()
+	var err error
+	a.tailnet, err = job.Tailnet(a.cfg, job.TailnetOptions{
+		Enable: a.joinTailnet || a.tailnetKey != "", Key: config.NewSecretString(a.tailnetKey), Host: host,
+		Log: func(line string) { a.log.Debug("tailscale: " + oneLine(line)) },
+	})
+	return job.Fail(job.ExitUsage, err, "")
+}
+
 // access gathers the keys.
 func (a *app) access(encrypt bool, recipients []string) (*job.Access, error) {
 	return a.newAccess(job.AccessOptions{
@@ -395,6 +420,12 @@ func (a *app) access(encrypt bool, recipients []string) (*job.Access, error) {
 
 // newAccess adds to the keys what every Access has.
 func (a *app) newAccess(o job.AccessOptions) (*job.Access, error) {
+	if a.tailnet == nil {
+		if err := a.prepareTailnet(); err != nil {
+			return nil, err
+		}
+	}
+	o.Tailnet = a.tailnet
 	o.NoCache, o.Env, o.Prompt, o.Limits, o.OnRetry = a.noCache, a.env, a.prompter(), a.limits, a.retrying
 	acc, err := job.NewAccess(a.cfg, o)
 	if err == nil && a.proving {

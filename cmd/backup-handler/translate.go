@@ -41,6 +41,7 @@ func legacyFlags() []legacyFlag {
 		{name: "operation-modes", words: many}, {name: "ssh-servers", words: many}, {name: "source-dir", words: 1}, {name: "backup-dirs", words: many},
 		{name: "backup-mode", words: 1}, {name: "exclude", words: 1},
 		{name: "encrypt"}, {name: "dedup"}, {name: "dry-run"},
+		{name: "tailscale"}, {name: "tailscale-authkey", words: 1},
 		{name: "from-dir", words: 1}, {name: "to-dir", words: 1}, {name: "restore-timestamp", words: 1},
 
 		{name: "compress", words: 1, lacks: "repositories are always compressed; drop the flag"},
@@ -48,8 +49,6 @@ func legacyFlags() []legacyFlag {
 		{name: "scheduled", lacks: daemon},
 		{name: "snapshot", lacks: inv}, {name: "restore-snapshot", words: 1, lacks: inv},
 		{name: "snapshot-diff", words: 2, lacks: inv}, {name: "snapshot-output", words: 1, lacks: inv},
-		{name: "tailscale", lacks: "connect with 'tailscale up' first, and drop the flag"},
-		{name: "tailscale-authkey", words: 1, lacks: "connect with 'tailscale up' first, and drop the flag"},
 		{name: "notifications", lacks: tell}, {name: "receiver", words: many, lacks: tell},
 		{name: "install", lacks: "this version does not set up the machine; mount the disk, and run 'backup-handler init'"},
 	}
@@ -100,7 +99,10 @@ func isLegacy(root *cobra.Command, args []string) bool {
 	}
 	// Nothing but flags that any command has. Some of them were all that 2.5
 	// needed for a backup.
-	return slices.ContainsFunc(args, func(a string) bool { return a == "--backup-dirs" || strings.HasPrefix(a, "--backup-dirs=") })
+	return slices.ContainsFunc(args, func(a string) bool {
+		name, _, _ := strings.Cut(a, "=")
+		return name == "--backup-dirs" || name == "--tailscale" || name == "--tailscale-authkey"
+	})
 }
 
 func isCommand(root *cobra.Command, word string) bool {
@@ -285,6 +287,12 @@ func (l *legacy) command() ([]string, error) {
 		if l.given(name) {
 			out = append(out, "--"+name+"="+l.last(name))
 		}
+	}
+	if l.given("tailscale") {
+		out = append(out, "--tailscale")
+	}
+	if l.given("tailscale-authkey") {
+		out = append(out, "--tailscale-authkey="+l.last("tailscale-authkey"))
 	}
 	if action != "restore" {
 		out = append(out, backupDirFlags(l.values["backup-dirs"])...)

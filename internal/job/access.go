@@ -15,6 +15,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+	"github.com/SP1R4/BackupHandler/v3/internal/tailscale"
 )
 
 // PassphraseEnv is the environment variable with the passphrase, where the
@@ -68,6 +69,9 @@ type AccessOptions struct {
 	Prompt func(question string, confirm bool) ([]byte, error)
 	// Dial makes connections to other machines; nil: as the system does.
 	Dial Dial
+	// Tailnet, if set, makes them instead. It is joined when the first store on
+	// another machine is opened; closing it is left to the caller.
+	Tailnet *tailscale.Node
 	// OnRetry, if set, receives a line for each request that failed and is tried
 	// again. Called concurrently.
 	OnRetry func(string)

@@ -5,5 +5,6 @@
 // and no terminal. access.go: keys. destination.go: repositories of a run.
 // known.go: which repository was where. backup.go: a backup. copy.go: snapshots from
 // one destination to another. repair.go: a destination healed from another.
-// snapshot.go: what a snapshot's name means. exit.go: exit codes.
+// remote.go, tailnet.go: how other machines are reached. snapshot.go: what a
+// snapshot's name means. exit.go: exit codes.
 package job

@@ -32,8 +32,14 @@ func stores(cfg *config.Config, o AccessOptions) (*location.Settings, error) {
 	if err != nil {
 		return nil, err
 	}
+	var connect func(context.Context) error
+	if o.Tailnet != nil {
+		o.Dial, connect = o.Tailnet.Dial, func(ctx context.Context) error { return join(ctx, o.Tailnet) }
+	}
 	spare := new(sftp.Spare)
 	return &location.Settings{
+		Connect: connect,
+
 		SFTP: func() (sftp.Options, storage.Limits, error) {
 			so, limits, err := sftpOptions(cfg, o, n.Stall)
 			so.Spare = spare

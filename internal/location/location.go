@@ -49,6 +49,8 @@ type Settings struct {
 	S3    func() (s3.Options, storage.Limits, error)
 	GCS   func() (gcs.Options, error)
 	Azure func() (azure.Options, error)
+	// Connect, if set, is called before a store on another machine is opened.
+	Connect func(context.Context) error
 	// Remote is how patient and how fast everything on other machines is. Its
 	// limits hold for directories, too.
 	Remote storage.RemoteOptions
@@ -138,6 +140,11 @@ func (s *Settings) Create(ctx context.Context, location string) (storage.Backend
 
 func (s *Settings) open(ctx context.Context, location string, create bool) (storage.Backend, error) {
 	o := s.Remote
+	if s.Connect != nil && IsRemote(location) {
+		if err := s.Connect(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", Redact(location), err)
+		}
+	}
 	// prepare reads the address and the settings, the function it returns connects.
 	var prepare func(location string, create bool, o *storage.RemoteOptions) (connect, error)
 	switch scheme(location) {
