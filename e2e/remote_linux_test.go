@@ -300,7 +300,7 @@ func TestRequests(t *testing.T) {
 	var q requests
 	w.configure(w.s3Section(s.Proxy(t, q.see)))
 	src, repo := w.tree(20, "src"), "s3://bucket/repo"
-	count := func(what string, most int, args ...string) {
+	count := func(what string, most int, args ...string) []string {
 		t.Helper()
 		w.want(ok, args...)
 		got := q.take()
@@ -308,6 +308,7 @@ func TestRequests(t *testing.T) {
 		if len(got) > most {
 			t.Errorf("%s takes %d requests, want at most %d:\n%s", what, len(got), most, strings.Join(got, "\n"))
 		}
+		return got
 	}
 	backup := append([]string{"backup"}, encrypted(src, repo)...)
 	// How many packs the blocks of a small tree go to is a matter of chance; and a
@@ -333,6 +334,20 @@ func TestRequests(t *testing.T) {
 			must(t, os.Mkdir(w.path("cache"), 0o700))
 			count(c.what+", cold", c.cold, args...)
 		}
-		count(c.what, c.warm, args...)
+		got := strings.Join(count(c.what, c.warm, args...), "\n")
+		if c.what == "verify" && (!strings.Contains(got, "/snapshots/") || !strings.Contains(got, "/packs/")) {
+			t.Errorf("verify believes what is kept on this machine:\n%s", got)
+		}
 	}
+}
+
+// A run that takes longer than it may is ended, and says so.
+func TestMaxDuration(t *testing.T) {
+	w := newWorld(t)
+	w.configure("[NETWORK]\nmax_duration = 1ms\n")
+	src, dest := w.tree(1, "src"), w.path("repo")
+	r := w.want(partial, append([]string{"backup"}, encrypted(src, dest)...)...)
+	r.complaint(t, true, "max_duration")
+	w.configure("[NETWORK]\nmax_duration = 1h\n")
+	w.backup(ok, encrypted(src, dest)...)
 }
