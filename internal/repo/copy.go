@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 
@@ -144,7 +145,7 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 		defer func() { err = errors.Join(err, batch.Flush()) }()
 	}
 	offset := uint32(len(packMagic))
-	left := len(offsets)
+	left := maps.Clone(offsets)
 	for i := range t.blocks {
 		ref := &t.blocks[i]
 		at := offset
@@ -152,7 +153,7 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 		if _, wanted := offsets[at]; !wanted {
 			continue
 		}
-		left--
+		delete(left, at)
 		b := &Block{Pack: id, Offset: at, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed}
 		if batch == nil {
 			err = w.copyBlock(ctx, src, t.kind, b, ref)
@@ -167,8 +168,8 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 			return err
 		}
 	}
-	if left > 0 {
-		return fmt.Errorf("pack %s: its table lacks blocks that the index has", id.Short())
+	for at := range left { // its own table says something else than the index
+		damaged(place{id, at}, src.blockError(&Block{Pack: id, Offset: at}, ErrCorrupt))
 	}
 	return nil
 }
