@@ -183,7 +183,7 @@ func (c *client) failed(what string, err error) error {
 	switch {
 	case errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist):
 		hint = "install Tailscale, or set [TAILSCALE] mode = userspace, which needs no client"
-	case strings.Contains(text, "non-default"):
+	case strings.Contains(text, "changing settings"):
 		hint = "the client has settings of its own, which are left alone: connect it once by hand, as 'tailscale up' says"
 	case strings.Contains(text, "key") || strings.Contains(text, "login"):
 		hint = badKeyHint

@@ -148,7 +148,7 @@ func TestSystemFails(t *testing.T) {
 		}, "invalid key: (key) is not valid", "make a new one"},
 		{"settings", "NeedsLogin", func(f *fake, _ *tailscale.Options) {
 			f.write("fail-up", "Error: changing settings via 'tailscale up' requires mentioning all\nnon-default flags.")
-		}, "changing settings", "tailscale status"},
+		}, "changing settings", "connect it once by hand"},
 		{"login in a browser", "NeedsLogin", func(f *fake, o *tailscale.Options) {
 			f.write("hang", "")
 			o.Timeout = time.Second

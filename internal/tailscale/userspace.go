@@ -24,11 +24,11 @@ import (
 // does not is removed by the control server some time later.
 const leaveTimeout = 10 * time.Second
 
-// window is how much a connection has on its way, in bytes, in each direction.
+// windowBytes is how much a connection has on its way, in each direction.
 // WireGuard keeps each packet of some 1,240 bytes in a buffer of 64 KiB, and takes
 // as many as it is given: at tsnet's own 6 MiB a backup of random data over four
 // connections peaked at 456 MiB (ADR 0017).
-const window = 512 << 10
+const windowBytes = 512 << 10
 
 const badKeyHint = "the key may have expired, be used up or be of another tailnet: make a new one, reusable, ephemeral and tagged, in the admin console"
 
@@ -136,8 +136,8 @@ func (m *inner) limit() error {
 		return errors.New("the network stack takes no limits")
 	}
 	for _, o := range []tcpip.SettableTransportProtocolOption{
-		&tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: window, Max: window},
-		&tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: window, Max: window},
+		&tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: windowBytes, Max: windowBytes},
+		&tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: windowBytes, Max: windowBytes},
 	} {
 		if err := stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return errors.New(err.String())
