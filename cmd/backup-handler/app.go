@@ -343,7 +343,7 @@ func (a *app) chosen(modes, servers []string) ([]string, error) {
 	}
 	var all []string
 	if use.Local {
-		all = a.backupDirs
+		all = slices.Clone(a.backupDirs)
 		if len(all) == 0 {
 			if all, err = a.cfg.BackupDirs(); err != nil {
 				return nil, err
