@@ -98,10 +98,21 @@ func TestDamage(t *testing.T) {
 						return // there is only one
 					}
 				} else {
-					path, alien = biggest(copied, dir)[0], biggest(foreign, dir)[0]
-					if all := biggest(copied, dir); len(all) > 1 {
-						other = all[1]
-					} else if way.name == "swapped" {
+					path = biggest(copied, dir)[0]
+					// Padding makes packs of one size now and then; one in the place of
+					// another is found by reading only, as flipped bits are.
+					size := objects(t, copied, dir)[path]
+					unlike := func(repo string) string {
+						sizes := objects(t, repo, dir)
+						for _, p := range biggest(repo, dir) {
+							if p != path && (dir != "packs" || sizes[p] != size) {
+								return p
+							}
+						}
+						return ""
+					}
+					other, alien = unlike(copied), unlike(foreign)
+					if other == "" && way.name == "swapped" || alien == "" && way.name == "foreign" {
 						return // there is only one
 					}
 				}
