@@ -13,7 +13,7 @@ func TestManyTinyChunks(t *testing.T) {
 	w, err := r.NewWriter(t.Context(), WriterOptions{Compression: Fastest})
 	must(t, err)
 	b := w.Batch(Data)
-	const n = 3 * maxPackChunks
+	const n = 2 * BlockBytes / 4
 	for i := range uint32(n) {
 		var data [4]byte
 		binary.BigEndian.PutUint32(data[:], i)

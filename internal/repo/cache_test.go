@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"slices"
@@ -257,7 +258,8 @@ func TestLoadInBatches(t *testing.T) {
 	var objects []listedObject
 	must(t, r.list(t.Context(), "index", nil, func(id ID, size int64) { objects = append(objects, listedObject{id, size}) }))
 	must(t, l.listPacks(t.Context()))
-	l.batchBytes, l.runEntries = 2*objects[0].size, 2
+	largest := slices.MaxFunc(objects, func(a, b listedObject) int { return cmp.Compare(a.size, b.size) })
+	l.batchBytes, l.runEntries = 2*largest.size, 2
 	must(t, l.read(t.Context(), objects[:30])) // then the process ends
 	if len(l.segs) != 15 || len(segmentFiles(t, cache)) != 15 {
 		t.Errorf("%d segments, %d files", len(l.segs), len(segmentFiles(t, cache)))

@@ -103,7 +103,7 @@ func TestCheckBound(t *testing.T) {
 		synctest.Wait()
 		// A block in the hands of each opener, one of each reader, and as much in
 		// its buffer as that takes at most.
-		const most = workers * 3 << 20
+		const most = workers * 3 * (BlockBytes + tagBytes)
 		if n := read.Load(); n == 0 || n > most || n >= bytes {
 			t.Errorf("%d of %d bytes were read, want at most %d", n, bytes, most)
 		}

@@ -273,7 +273,7 @@ func (w *Writer) addCopy(batch *Batch, data []byte, hash Hash) error {
 		if err := batch.Flush(); err != nil {
 			return err
 		}
-		batch.b = &block{kind: batch.kind, buf: make([]byte, len(data)), noise: &batch.noise}
+		batch.b = &block{kind: batch.kind, buf: make([]byte, len(data)), trend: &batch.trend}
 		tail = batch.b.buf
 	}
 	copy(tail, data)

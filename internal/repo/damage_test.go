@@ -272,13 +272,13 @@ func TestSwappedBlocks(t *testing.T) {
 	r, _ := openIn(t, m, "")
 	// Blocks of the same size, in the only metadata pack.
 	var s source
-	for i := range uint64(128) {
+	for i := range uint64(2 * BlockBytes / smallParams.Max) {
 		s.meta = append(s.meta, randomBytes(i, smallParams.Max))
 	}
 	id, _, err := backup(t.Context(), r, s, WriterOptions{Compression: NoCompression})
 	must(t, err)
 	first, _ := r.Locate(hashOf(s.meta[0]))
-	last, _ := r.Locate(hashOf(s.meta[127]))
+	last, _ := r.Locate(hashOf(s.meta[len(s.meta)-1]))
 	if first.Block.Pack != last.Block.Pack || first.Block.Stored != last.Block.Stored || first.Block.Offset == last.Block.Offset {
 		t.Fatalf("%+v, %+v", first.Block, last.Block)
 	}
@@ -295,7 +295,7 @@ func TestSwappedBlocks(t *testing.T) {
 	wantIs(t, err, ErrCorrupt)
 	check, err := r.CheckData(t.Context(), CheckOptions{})
 	must(t, err)
-	if len(check.Damaged) != 128 {
+	if len(check.Damaged) != len(s.meta) {
 		t.Errorf("%d chunks damaged", len(check.Damaged))
 	}
 	if snapshots, err := r.Snapshots(t.Context()); err != nil || len(snapshots) != 1 || snapshots[0].ID != id {

@@ -221,7 +221,7 @@ func decodeIndex(b []byte) (*indexObject, error) {
 
 // paddedSize is the size that a pack of n bytes is padded to: docs/format.md §5.
 func paddedSize(n int64) int64 {
-	unit := int64(1) << max(12, bits.Len64(uint64(n))-1-9)
+	unit := int64(1) << min(max(12, bits.Len64(uint64(n))-1-9), 14)
 	return (n + unit - 1) / unit * unit
 }
 

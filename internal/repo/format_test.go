@@ -192,13 +192,14 @@ func TestTableBounds(t *testing.T) {
 	}
 }
 
-// A pack's size reveals little: at most 1/512 or 4 KiB more than its content.
+// A pack's size reveals little, and costs little: at most 1/512, or 4 to 16 KiB, more
+// than its content.
 func TestPaddedSize(t *testing.T) {
 	for _, tt := range []struct{ n, want int64 }{
 		{1, 4096}, {4095, 4096}, {4096, 4096}, {4097, 8192},
 		{1<<21 - 1, 1 << 21}, {1 << 21, 1 << 21}, {1<<21 + 1, 1<<21 + 4096},
 		{1 << 22, 1 << 22}, {1<<22 + 1, 1<<22 + 8192},
-		{32<<20 + 1, 32<<20 + 64<<10}, {64<<20 - 1, 64 << 20},
+		{8<<20 + 1, 8<<20 + 16<<10}, {32<<20 + 1, 32<<20 + 16<<10}, {64<<20 - 1, 64 << 20},
 	} {
 		if got := paddedSize(tt.n); got != tt.want {
 			t.Errorf("paddedSize(%d) = %d, want %d", tt.n, got, tt.want)

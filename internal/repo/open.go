@@ -343,7 +343,7 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 	if r.split, err = chunk.New(r.keys.Chunker(), r.params); err != nil {
 		return nil, fmt.Errorf("config of %s: %w: %w", b, ErrCorrupt, err)
 	}
-	if r.enc, err = Default.encoder(); err != nil {
+	if r.enc, err = newEncoder(zstd.SpeedDefault); err != nil {
 		return nil, err
 	}
 	if r.dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxTable),

@@ -17,9 +17,10 @@ import (
 
 const (
 	// BlockBytes is the size at which a block is closed: enough context for the
-	// compressor (a megabyte loses 2 % against one stream over everything), and
-	// little to read for one small file.
-	BlockBytes = 1 << 20
+	// compressor, and little to read for one small file. Measured on the corpus of
+	// bench, what compresses takes 0.3 % less in such blocks than in those of 1 MiB,
+	// and 0.2 % more than in those of 2 MiB, of which as many are in memory.
+	BlockBytes = 3 << 19
 	// ReadBytes is how much a reader of files should ask for at a time; a
 	// Batch has room for as much behind a chunk of the largest size.
 	ReadBytes = 256 << 10
@@ -32,7 +33,7 @@ const (
 	indexGroup = 8
 	// maxPackChunks closes a pack of tiny chunks: its table takes at most 58
 	// bytes a chunk. A block adds BlockBytes more chunks at the very most, so that
-	// indexGroup such packs stay below maxTable.
+	// such a pack and maxFragmentChunks of others stay below maxTable.
 	maxPackChunks = 128 << 10
 	// maxFragmentChunks is how many chunks may wait for others to share an index
 	// object with: each takes some 100 bytes of memory until then.
@@ -50,41 +51,6 @@ const (
 	// and the snapshot: half the least grace period (docs/format.md §9).
 	commitWithin = 30 * time.Minute
 )
-
-// Compression is how hard blocks are compressed.
-type Compression string
-
-// The levels of compression, as the configuration names them.
-const (
-	Fastest       Compression = "fastest"
-	Default       Compression = "default"
-	Better        Compression = "better"
-	Best          Compression = "best"
-	NoCompression Compression = "off"
-)
-
-func (c Compression) encoder() (*zstd.Encoder, error) {
-	level := zstd.SpeedDefault
-	switch c {
-	case Fastest:
-		level = zstd.SpeedFastest
-	case Better:
-		level = zstd.SpeedBetterCompression
-	case Best:
-		level = zstd.SpeedBestCompression
-	case Default, NoCompression, "":
-	default:
-		return nil, fmt.Errorf("unknown compression %q", c)
-	}
-	// No checksum: blocks are authenticated. One goroutine per encoder.
-	return zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(encoderWindow), zstd.WithLowerEncoderMem(true))
-}
-
-// encoderWindow bounds how far back the compressor looks. Blocks are of some 1.25 MiB,
-// and measured with 512 KiB to 4 MiB their sizes are the same to the third digit, but
-// each sealer keeps as much in memory.
-const encoderWindow = 1 << 20
 
 // WriteStats counts what a Writer did. Its fields may be read at any time. Data and
 // metadata count alike, unless said otherwise.
@@ -153,35 +119,7 @@ type block struct {
 	buf    []byte
 	n      int // bytes of chunks in buf
 	chunks []chunkRef
-	noise  *noise // of the batch
-}
-
-// noise says whether what a batch brings lately does not compress.
-type noise struct{ blocks atomic.Int32 }
-
-const (
-	// noisyAfter is how many blocks in a row have to be incompressible before
-	// samples stand for the next ones; noisyFor is for how many, before one is
-	// tried whole again.
-	noisyAfter = 4
-	noisyFor   = 12
-	// Samples are pieces of a block at equal distances: together a sixteenth of
-	// it.
-	samples     = 8
-	sampleBytes = 8 << 10
-)
-
-// expected says whether a block is to be judged by samples.
-func (n *noise) expected() bool { return n.blocks.Load() >= noisyAfter }
-
-// tried records how a block has compressed.
-func (n *noise) tried(compressed bool) {
-	switch {
-	case compressed:
-		n.blocks.Store(0)
-	case n.blocks.Add(1) >= noisyAfter+noisyFor:
-		n.blocks.Store(noisyAfter - 1)
-	}
+	trend  *trend // of the batch
 }
 
 // NewWriter starts a writer. The repository's index must be loaded. The caller
@@ -198,19 +136,19 @@ func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) (*Writer, e
 		claims:   make(map[ID]struct{}),
 	}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
-	encoders := make([]*zstd.Encoder, o.Sealers)
-	for i := range encoders {
+	compressors := make([]*compressor, o.Sealers)
+	for i := range compressors {
 		var err error
-		if encoders[i], err = o.Compression.encoder(); err != nil {
+		if compressors[i], err = newCompressor(o.Compression); err != nil {
 			return nil, err
 		}
 	}
 	r.index.mu.Lock()
 	w.fragment = append(w.fragment, r.index.adopted...)
 	r.index.mu.Unlock()
-	for _, enc := range encoders {
+	for _, c := range compressors {
 		w.sealers.Add(1)
-		go w.seal(enc)
+		go w.seal(c)
 	}
 	for range max(committers, r.transfers) {
 		w.commits.Add(1)
@@ -249,7 +187,7 @@ type Batch struct {
 	w     *Writer
 	kind  Kind
 	b     *block
-	noise noise
+	trend trend
 }
 
 // Batch returns a new batch.
@@ -283,7 +221,7 @@ func (b *Batch) next() error {
 			return w.err()
 		}
 	}
-	b.b.kind, b.b.n, b.b.chunks, b.b.noise = b.kind, 0, b.b.chunks[:0], &b.noise
+	b.b.kind, b.b.n, b.b.chunks, b.b.trend = b.kind, 0, b.b.chunks[:0], &b.trend
 	return nil
 }
 
@@ -415,7 +353,7 @@ func (w *Writer) AddMetadata(data []byte) (Hash, error) {
 }
 
 // seal compresses and seals blocks until there are no more.
-func (w *Writer) seal(enc *zstd.Encoder) {
+func (w *Writer) seal(c *compressor) {
 	defer w.sealers.Done()
 	var out []byte
 	for b := range w.blocks {
@@ -423,25 +361,20 @@ func (w *Writer) seal(enc *zstd.Encoder) {
 			continue // drain
 		}
 		var err error
-		out, err = w.sealBlock(enc, b, out[:0])
+		out, err = w.sealBlock(c, b, out[:0])
 		w.recycle(b)
 		w.fail(err)
 	}
 }
 
-func (w *Writer) sealBlock(enc *zstd.Encoder, b *block, out []byte) ([]byte, error) {
+func (w *Writer) sealBlock(c *compressor, b *block, out []byte) ([]byte, error) {
 	plain := b.buf[:b.n]
-	compressed := false
-	if w.o.Compression != NoCompression && !isNoise(enc, b, out) {
-		out = enc.EncodeAll(plain, out)
-		compressed = len(out) < len(plain)-len(plain)/64
-		b.noise.tried(compressed)
-	}
-	if !compressed {
-		out = append(out[:0], plain...)
+	out, compressed := c.compress(out, plain, b.trend)
+	if compressed {
+		plain = out // sealed in its place
 	}
 	ref := blockRef{
-		stored: uint32(len(out) + tagBytes), raw: uint32(b.n), compressed: compressed,
+		stored: uint32(len(plain) + tagBytes), raw: uint32(b.n), compressed: compressed,
 		chunks: append([]chunkRef(nil), b.chunks...),
 	}
 	p, number, err := w.reserve(b.kind, &ref)
@@ -450,26 +383,8 @@ func (w *Writer) sealBlock(enc *zstd.Encoder, b *block, out []byte) ([]byte, err
 	}
 	nonce := p.nonce(number)
 	ref.nonce = nonce
-	out = w.r.keys.Data.Seal(out[:0], nonce, out, nil)
+	out = w.r.keys.Data.Seal(out[:0], nonce, plain, nil)
 	return out, w.store(p, out, ref)
-}
-
-// isNoise says that compressing a block is not worth trying: the ones before it from
-// the same batch were incompressible, and so are samples of this one. scratch is
-// overwritten.
-func isNoise(enc *zstd.Encoder, b *block, scratch []byte) bool {
-	if !b.noise.expected() || b.n < 2*samples*sampleBytes {
-		return false
-	}
-	for i := range samples {
-		at := (b.n - sampleBytes) / (samples - 1) * i
-		scratch = enc.EncodeAll(b.buf[at:at+sampleBytes], scratch[:0])
-		if len(scratch) < sampleBytes-sampleBytes/64 {
-			return false
-		}
-	}
-	b.noise.tried(false)
-	return true
 }
 
 // store ends a reservation with its block.
@@ -540,7 +455,7 @@ func (w *Writer) release(p *openPack) error {
 
 func (w *Writer) commitPacks() {
 	defer w.commits.Done()
-	enc, err := Default.encoder()
+	enc, err := newEncoder(zstd.SpeedDefault)
 	w.fail(err)
 	for p := range w.finished {
 		if w.err() != nil {

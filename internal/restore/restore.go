@@ -99,10 +99,12 @@ const (
 	maxWorkers   = 32
 	allocateMin  = 1 << 20 // bytes from which on a file is preallocated
 
-	// Files of storeMin bytes and more are stored while they are written, in steps
-	// of storeBytes: few files are so large, and whoever reads one at once reads it
-	// from the disk. A disk that lets wait longer than storePatience writes less
-	// than 160 MB/s (or others keep it busy).
+	// A restore that has written more than a storeShare-th of the memory has files of
+	// storeMin bytes and more stored while they are written, in steps of storeBytes:
+	// few files are so large, and whoever reads one at once reads it from the disk. A
+	// disk that lets wait longer than storePatience writes less than 160 MB/s (or
+	// others keep it busy).
+	storeShare    = 8
 	storeMin      = 32 << 20
 	storeBytes    = 8 << 20
 	storePatience = 50 * time.Millisecond
@@ -234,7 +236,7 @@ type Options struct {
 }
 
 // bounds are those of a session: the constants, but for tests.
-type bounds struct{ files, start, chunks, weight, kept, openFiles, idleDirs int }
+type bounds struct{ files, start, chunks, weight, kept, openFiles, idleDirs, storeAfter int }
 
 func (b bounds) orDefault() bounds {
 	return bounds{
@@ -245,6 +247,8 @@ func (b bounds) orDefault() bounds {
 		kept:      cmp.Or(b.kept, keptBytes),
 		openFiles: cmp.Or(b.openFiles, maxOpenFiles-maxWorkers),
 		idleDirs:  cmp.Or(b.idleDirs, maxIdleDirs),
+
+		storeAfter: cmp.Or(b.storeAfter, memoryBytes()/storeShare),
 	}
 }
 

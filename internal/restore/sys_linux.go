@@ -342,6 +342,16 @@ func (f *file) allocate(size int64) error {
 	return err
 }
 
+// memoryBytes is the size of the machine's memory; 0: unknown, and nothing is done for
+// its sake.
+func memoryBytes() int {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return int(min(uint64(info.Totalram)*uint64(info.Unit), math.MaxInt))
+}
+
 // startStoring has what was written stored soon, and gives back the memory of what
 // is. It is a hint: errors do not matter.
 func (f *file) startStoring() { unix.Fadvise(f.fd, 0, 0, unix.FADV_DONTNEED) }

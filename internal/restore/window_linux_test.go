@@ -400,7 +400,7 @@ func TestLargeFile(t *testing.T) {
 	data := strings.Repeat(string(noise(1, 4<<20)), (storeMin+storeBytes)>>22) + "end"
 	root := m.dir(t, mine("src", 0o755), m.file(mine("large", 0o600), []byte(data)))
 	target := t.TempDir()
-	clean(t, run(t, m, root, "/src", target, Options{}))
+	clean(t, run(t, m, root, "/src", target, Options{bounds: bounds{storeAfter: storeBytes}}))
 	if contents(t, target)["large"] != data {
 		t.Error("content differs")
 	}
