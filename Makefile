@@ -1,7 +1,7 @@
 # make quickstart   build, back up, verify, restore, compare   [SRC=… DEST=…]
 # make test         everything the tests need, then all tests
 # make check        what CI runs: test, lint, race detector, fuzzing
-# make bench        compare with other tools; prints ratios      [BENCH="-rounds 2 -scale 0.1 -settle 0"]
+# make bench        compare with other tools; prints ratios      [BENCH="-rounds 2 -scale 0.1"]
 # make microbench   parts of the program, for benchstat           [PKG=./internal/repo BENCHES=Writer COUNT=10 BENCHTIME=1s]
 
 SHELL = /bin/sh

@@ -31,7 +31,6 @@ const maxRounds = 100
 
 type options struct {
 	rounds int
-	settle time.Duration // before each round
 	cpus   int
 	spec   corpus.Spec
 	tools  []tool
@@ -54,7 +53,6 @@ func mainErr(ctx context.Context, args []string) error {
 	o := options{}
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
 	flags.IntVar(&o.rounds, "rounds", 5, "interleaved rounds; the report shows medians")
-	flags.DurationVar(&o.settle, "settle", 65*time.Second, "wait before each round for a file system that avoids inodes deleted in the last minute")
 	flags.Float64Var(&o.spec.Scale, "scale", 1, "size of the corpus: 1 is 20,000 files (450 MB) and 2 GB of large ones")
 	flags.Uint64Var(&o.spec.Seed, "seed", 1, "seed of the corpus")
 	flags.IntVar(&o.cpus, "cpus", 2, "processors the tools may use (taskset); 0: all")
@@ -73,9 +71,6 @@ func mainErr(ctx context.Context, args []string) error {
 	}
 	if *generate != "" || *mutate != "" || *patch != "" {
 		return onlyCorpus(ctx, o.spec, *generate, *mutate, *patch)
-	}
-	if o.settle < 0 {
-		return fmt.Errorf("settle %v is negative", o.settle)
 	}
 	if o.rounds < 1 || o.rounds > maxRounds {
 		return fmt.Errorf("rounds %d is not from 1 to %d", o.rounds, maxRounds)

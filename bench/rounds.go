@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/bench/corpus"
 )
@@ -24,7 +23,7 @@ type bencher struct {
 	pristine string   // the corpus, never changed
 	live     string   // its copy that tools back up
 	scratch  string   // emptied at the start and at the end
-	trash    string   // in scratch: what is no longer needed, emptied after each round
+	trash    string   // in scratch: what is no longer needed
 	thrown   int      // into trash
 	prefix   []string // before each command
 	res      *results
@@ -47,11 +46,11 @@ func bench(ctx context.Context, o options) (*results, error) {
 		return nil, err
 	}
 	for round := range o.rounds {
-		if err := b.cleanUp(ctx); err != nil {
-			return nil, err
-		}
 		if err := b.round(ctx, round); err != nil {
 			return nil, fmt.Errorf("round %d: %w", round+1, err)
+		}
+		if err := b.cleanUp(); err != nil {
+			return nil, err
 		}
 	}
 	return b.res, nil
@@ -83,7 +82,7 @@ func (b *bencher) prepareCorpus(ctx context.Context) error {
 	return os.WriteFile(marker, content, 0o644)
 }
 
-// empty makes dir an empty directory, between rounds only: see discard.
+// empty makes dir an empty directory, before all rounds only: see discard.
 // Everything it removes was made here.
 func empty(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
@@ -92,14 +91,11 @@ func empty(dir string) error {
 	return os.MkdirAll(dir, 0o755)
 }
 
-// bulkyBytes is the least length of a file that gives its space back early.
-const bulkyBytes = 1 << 20
-
 // discard gets path out of the way without removing it. Linux' ext4 looks over
-// every inode that was deleted in the last minute when it makes a file (see
-// recently_deleted in fs/ext4/ialloc.c): after the removal of 20,000 files, making
-// as many takes ten times as long, which would be most of what a restore costs.
-// The space of large files is given back at once, as far as their modes permit.
+// every inode that was deleted in the last one to six minutes when it makes a file
+// (see recently_deleted in fs/ext4/ialloc.c): after the removal of 20,000 files,
+// making as many takes ten times as long, which would be most of what a restore
+// costs. Their space is given back at once, so that what stays are empty files.
 func (b *bencher) discard(path string) error {
 	b.thrown++
 	to := filepath.Join(b.trash, strconv.Itoa(b.thrown))
@@ -116,10 +112,13 @@ func (b *bencher) discard(path string) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
-		if info, err := d.Info(); err == nil && info.Size() >= bulkyBytes {
-			_ = os.Truncate(path, 0)
+		if os.Truncate(path, 0) == nil {
+			return nil
 		}
-		return nil
+		if err := os.Chmod(path, 0o600); err != nil {
+			return err
+		}
+		return os.Truncate(path, 0)
 	})
 }
 
@@ -131,19 +130,20 @@ func (b *bencher) replace(dir string) error {
 	return os.MkdirAll(dir, 0o755)
 }
 
-// cleanUp removes what the last round left, and waits until the file system has
-// forgotten it.
-func (b *bencher) cleanUp(ctx context.Context) error {
-	if err := empty(b.scratch); err != nil {
+// cleanUp discards what a round left.
+func (b *bencher) cleanUp() error {
+	entries, err := os.ReadDir(b.scratch)
+	if err != nil {
 		return err
 	}
-	flush()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(b.settle):
-		return nil
+	for _, e := range entries {
+		if path := filepath.Join(b.scratch, e.Name()); path != b.trash {
+			if err := b.discard(path); err != nil {
+				return err
+			}
+		}
 	}
+	return nil
 }
 
 // places are where a tool does a step. The small files alone have a repository of
@@ -291,6 +291,7 @@ func (b *bencher) step(ctx context.Context, t tool, s step) error {
 		return err
 	}
 	flush()
+	fetchMemory(2 * (b.res.Corpus.SmallBytes + b.res.Corpus.LargeBytes))
 	cost, err := measure(ctx, build(p), b.prefix, b.env(t, p), b.scratch)
 	if err != nil {
 		return err
