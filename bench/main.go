@@ -22,7 +22,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/bench/corpus"
 )
