@@ -32,9 +32,8 @@ func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
 
 // A compressor compresses blocks for one goroutine.
 type compressor struct {
-	enc   *zstd.Encoder // of the level asked for; nil: nothing is compressed
-	fast  *zstd.Encoder // where enc gains next to nothing; nil: enc for all
-	other []byte        // scratch: a block compressed by fast
+	enc  *zstd.Encoder // of the level asked for; nil: nothing is compressed
+	fast *zstd.Encoder // where enc gains next to nothing; nil: enc for all
 }
 
 func newCompressor(c Compression) (*compressor, error) {
@@ -116,14 +115,15 @@ func (c *compressor) encode(dst, plain []byte, t *trend) []byte {
 		t.level.Add(-1)
 		return c.enc.EncodeAll(plain, dst)
 	}
+	fast := len(c.fast.EncodeAll(plain, dst)) - len(dst)
+	if !worthwhile(fast, len(plain)) {
+		return c.enc.EncodeAll(plain, dst) // tells nothing about others
+	}
 	out := c.enc.EncodeAll(plain, dst)
-	if size := len(out) - len(dst); worthwhile(size, len(plain)) {
-		c.other = c.fast.EncodeAll(plain, c.other[:0])
-		if size > len(c.other)-len(c.other)/fastGain {
-			t.level.Store(-fastFor)
-		} else {
-			t.level.Store(slowFor)
-		}
+	if len(out)-len(dst) > fast-fast/fastGain {
+		t.level.Store(-fastFor)
+	} else {
+		t.level.Store(slowFor)
 	}
 	return out
 }
