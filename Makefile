@@ -48,7 +48,7 @@ race: go
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m ./internal/seal ./internal/storage/... ./internal/repo ./internal/tree ./internal/backup ./internal/files ./internal/restore ./internal/verify ./internal/journal
 
 # Each decoder for a few seconds; longer by hand with FUZZTIME=10m.
-FUZZTIME = 5s
+FUZZTIME = 3s
 fuzz: go
 	@sh scripts/fuzz $(FUZZTIME)
 

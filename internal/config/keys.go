@@ -146,7 +146,7 @@ func currentSections() []Section {
 		}},
 		{Name: "REPOSITORY", Doc: "How repositories are written.", Keys: []Key{
 			{Name: "compression", Type: Enum, Default: "default", Values: []string{"off", "fastest", "default", "better", "best"},
-				Doc: "How hard to compress; data that does not shrink is stored as it is."},
+				Doc: "How hard to compress; data that does not shrink is stored as it is. `default` is as hard as pays: where it gains next to nothing, it makes do with `fastest`."},
 			{Name: "file_sha256", Type: Bool, Default: "False",
 				Doc: "Record the SHA-256 of every file, which costs a second pass over files of several chunks."},
 		}},
