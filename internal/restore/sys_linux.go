@@ -342,8 +342,8 @@ func (f *file) allocate(size int64) error {
 	return err
 }
 
-// memoryBytes is the size of the machine's memory; 0: unknown, and nothing is done for
-// its sake.
+// memoryBytes is the size of the machine's memory; 0: unknown, so that every byte
+// written counts as many.
 func memoryBytes() int {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {
