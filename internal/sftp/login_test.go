@@ -518,6 +518,8 @@ func TestResolveErrors(t *testing.T) {
 func FuzzParseJump(f *testing.F) {
 	f.Add("user@host:2222")
 	f.Add("ssh://user@[::1]:22")
+	f.Add("::%]0")
+	f.Add("fe80::1%eth0")
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := parseJump(text)
 		if err != nil {

@@ -115,13 +115,16 @@ func parsePort(s string) (int, error) {
 // validHost excludes what would be more than a host in a message, in known_hosts
 // or in a command that a hint suggests.
 func validHost(s string) bool {
+	if s == "" || s[0] == '-' || len(s) > 255 || strings.ContainsFunc(s, func(r rune) bool {
+		return isControl(r) || strings.ContainsRune(" \"'`$&;|<>()[]\\/@,*?!#", r)
+	}) {
+		return false
+	}
 	if strings.Contains(s, ":") {
-		_, err := netip.ParseAddr(s)
+		_, err := netip.ParseAddr(s) // says nothing about the characters of a zone
 		return err == nil
 	}
-	return s != "" && s[0] != '-' && len(s) <= 255 && !strings.ContainsFunc(s, func(r rune) bool {
-		return isControl(r) || strings.ContainsRune(" \"'`$&;|<>()[]\\/@,*?!#", r)
-	})
+	return true
 }
 
 func validUser(s string) bool {

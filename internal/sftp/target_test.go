@@ -72,6 +72,7 @@ func TestParseURLErrors(t *testing.T) {
 		"sftp://-oProxyCommand=x/srv":     "no valid host",
 		"sftp://-l@host/srv":              "no valid user",
 		"sftp://a%20b@host/srv":           "no valid user",
+		"sftp://[fe80::1%25eth0;x]/srv":   "no valid host",
 		"sftp://host:0/srv":               "port",
 		"sftp://host:65536/srv":           "port",
 		"sftp://host:/srv":                "port",
