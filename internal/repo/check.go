@@ -164,6 +164,9 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if errors.Is(err, fs.ErrNotExist) && c.r.index.isCondemned(t.id) {
+			return nil // a prune has deleted it meanwhile
+		}
 		at := place{t.id, uint32(len(packMagic))}
 		for i := range t.blocks {
 			c.fault(fmt.Errorf("pack %s: %w", t.id.Short(), err), at, t.blocks[i].chunks)

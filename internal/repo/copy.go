@@ -74,7 +74,7 @@ func (w *Writer) copy(ctx context.Context, src *Repository, hashes iter.Seq2[Has
 			}
 			set[loc.Block.Offset] = struct{}{}
 		}
-		found, err := w.copyBlocks(ctx, src, blocks)
+		found, err := w.copyBlocks(ctx, src, blocks, nil)
 		if err != nil || found == nil {
 			return err
 		}
@@ -87,9 +87,9 @@ func (w *Writer) copy(ctx context.Context, src *Repository, hashes iter.Seq2[Has
 // pass goes on where the one before found damage.
 const copyPasses = 4
 
-// copyBlocks copies blocks, and returns the first damage that it met apart from
-// errors that end the copy.
-func (w *Writer) copyBlocks(ctx context.Context, src *Repository, blocks map[ID]map[uint32]struct{}) (damage, err error) {
+// copyBlocks copies blocks, pack → offsets, and returns the first damage that it met
+// apart from errors that end the copy. wanted says which of their chunks are; nil: all.
+func (w *Writer) copyBlocks(ctx context.Context, src *Repository, blocks map[ID]map[uint32]struct{}, wanted func(*ID) (bool, error)) (damage, err error) {
 	packs := make([]ID, 0, len(blocks))
 	for id := range blocks {
 		packs = append(packs, id)
@@ -110,20 +110,23 @@ func (w *Writer) copyBlocks(ctx context.Context, src *Repository, blocks map[ID]
 			if err := w.err(); err != nil {
 				return err
 			}
-			if err := w.copyPack(gctx, src, id, blocks[id], damaged); err != nil {
+			if err := w.copyPack(gctx, src, id, blocks[id], wanted, damaged); err != nil {
 				return fmt.Errorf("copy from %s: %w", src.backend, err)
 			}
 			return nil
 		})
 	}
 	err = g.Wait()
+	if errors.Is(err, context.Canceled) {
+		err = cmp.Or(w.err(), err) // what has ended the Writer
+	}
 	src.index.distrustAll(bad)
 	return damage, err
 }
 
 // copyPack copies some blocks of one pack, and tells which of them are damaged or
 // gone.
-func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets map[uint32]struct{}, damaged func(place, error)) (err error) {
+func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets map[uint32]struct{}, wanted func(*ID) (bool, error), damaged func(place, error)) (err error) {
 	size := src.index.packSize(id)
 	t, err := src.readTable(ctx, id, size)
 	if errors.Is(err, ErrCorrupt) {
@@ -138,12 +141,10 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 	if err != nil {
 		return err
 	}
-	var batch *Batch // nil between siblings
-	if !w.r.Sibling(src) {
-		batch = w.Batch(t.kind)
-		// Also after an error: what is in it may be what others rely on.
-		defer func() { err = errors.Join(err, batch.Flush()) }()
-	}
+	batch := w.Batch(t.kind) // of what does not move as it is
+	// Also after an error: what is in it may be what others rely on.
+	defer func() { err = errors.Join(err, batch.Flush()) }()
+	sibling := w.r.Sibling(src)
 	offset := uint32(len(packMagic))
 	left := maps.Clone(offsets)
 	for i := range t.blocks {
@@ -155,10 +156,13 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 		}
 		delete(left, at)
 		b := &Block{Pack: id, Offset: at, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed}
-		if batch == nil {
-			err = w.copyBlock(ctx, src, t.kind, b, ref)
-		} else {
-			err = w.addBlock(ctx, src, batch, b, ref)
+		some, err := choose(ref, wanted)
+		moved := false
+		if err == nil && sibling && some == nil {
+			moved, err = w.copyBlock(ctx, src, t.kind, b, ref, wanted != nil)
+		}
+		if err == nil && !moved {
+			err = w.addBlock(ctx, src, batch, b, ref, some)
 		}
 		if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
 			damaged(place{id, at}, err)
@@ -172,6 +176,30 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 		damaged(place{id, at}, src.blockError(&Block{Pack: id, Offset: at}, ErrCorrupt))
 	}
 	return nil
+}
+
+// choose returns the chunks of a block that are wanted; nil: all.
+func choose(ref *blockRef, wanted func(*ID) (bool, error)) (map[ID]struct{}, error) {
+	if wanted == nil {
+		return nil, nil
+	}
+	some := make(map[ID]struct{}, len(ref.chunks))
+	all := true
+	for i := range ref.chunks {
+		id := &ref.chunks[i].id
+		ok, err := wanted(id)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			some[*id] = struct{}{}
+		}
+		all = all && ok
+	}
+	if all {
+		return nil, nil
+	}
+	return some, nil
 }
 
 // indexedTable finds the table of a pack whose own one is damaged in the index
@@ -198,11 +226,12 @@ func (r *Repository) indexedTable(ctx context.Context, pack ID, size int64, dama
 	return nil, damage
 }
 
-// copyBlock moves a sealed block as it is.
-func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *Block, ref *blockRef) error {
+// copyBlock moves a sealed block as it is. With whole, it is left alone, and false
+// returned, if one of its chunks is stored already: it would be stored twice.
+func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *Block, ref *blockRef, whole bool) (bool, error) {
 	rc, err := src.backend.Get(ctx, packName(b.Pack), int64(b.Offset), int64(b.Stored))
 	if err != nil {
-		return src.blockError(b, err)
+		return false, src.blockError(b, err)
 	}
 	sealed := make([]byte, b.Stored)
 	_, err = io.ReadFull(rc, sealed)
@@ -214,29 +243,36 @@ func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *B
 		err = ErrCorrupt
 	}
 	if err != nil {
-		return src.blockError(b, err)
+		return false, src.blockError(b, err)
 	}
 	if err := w.enter(); err != nil {
-		return err
+		return false, err
 	}
 	defer w.gate.RUnlock()
-	some := false
-	for _, c := range ref.chunks {
-		some = w.claim(c.id, int(c.size)) || some
-	}
-	if !some {
-		return nil // another block brought them
+	if whole {
+		if !w.claimAll(ref.chunks) {
+			return false, nil
+		}
+	} else {
+		some := false
+		for _, c := range ref.chunks {
+			some = w.claim(c.id, int(c.size)) || some
+		}
+		if !some {
+			return true, nil // another block brought them
+		}
 	}
 	p, _, err := w.reserve(kind, ref)
 	if err == nil {
 		err = w.store(p, sealed, *ref)
 	}
 	w.fail(err) // the chunks are claimed: without them the run cannot go on
-	return err
+	return true, err
 }
 
-// addBlock adds the chunks of a block of a repository with other keys.
-func (w *Writer) addBlock(ctx context.Context, src *Repository, batch *Batch, b *Block, ref *blockRef) error {
+// addBlock adds some chunks, nil: all, of a block of a repository with other keys, or
+// of which not all are wanted.
+func (w *Writer) addBlock(ctx context.Context, src *Repository, batch *Batch, b *Block, ref *blockRef, some map[ID]struct{}) error {
 	plain, err := src.ReadBlock(ctx, b, nil)
 	if err != nil {
 		return err
@@ -244,6 +280,9 @@ func (w *Writer) addBlock(ctx context.Context, src *Repository, batch *Batch, b 
 	for _, c := range ref.chunks {
 		data := plain[:c.size]
 		plain = plain[c.size:]
+		if _, ok := some[c.id]; !ok && some != nil {
+			continue
+		}
 		hash := Hash(sha256.Sum256(data))
 		if src.ChunkID(hash) != c.id {
 			return src.blockError(b, ErrCorrupt)

@@ -87,8 +87,8 @@ func TestGolden(t *testing.T) {
 		}
 	}
 	wantClean(t, r)
-	condemned, damaged, err := r.condemned(t.Context())
-	if _, ok := condemned[goldenID(0xab)]; !ok || len(condemned) != 1 || damaged != nil || err != nil {
+	condemned, damaged, err := r.lists(t.Context(), kindCondemned)
+	if _, ok := listedPacks(condemned)[goldenID(0xab)]; !ok || len(condemned) != 1 || damaged != nil || err != nil {
 		t.Errorf("%v, %v, %v", condemned, damaged, err)
 	}
 	// Today's version writes into it.

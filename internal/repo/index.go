@@ -35,6 +35,9 @@ const (
 	// its index objects; those not read by then leave their chunks absent.
 	healWithin    = 10 * time.Minute
 	healPerObject = 50 * time.Millisecond
+	// catchUpEvery is how often new index objects are looked for because a pack is
+	// gone.
+	catchUpEvery = time.Minute
 )
 
 // A listedObject is one object of a listing.
@@ -78,6 +81,9 @@ type index struct {
 
 	healing sync.Mutex // held while a damaged segment is rebuilt; taken before mu
 
+	catching sync.Mutex // guards caught; held while new index objects are read; taken before mu
+	caught   time.Time  // when that was last done
+
 	mu    sync.Mutex // guards what follows, and serialises changes of segs
 	cache *cacheDir  // nil: none
 	// healed: a segment of the cache was found damaged while it was in use, and
@@ -89,6 +95,7 @@ type index struct {
 	// condemned are the packs that were on a list when the index was loaded: a
 	// prune that is going on, or was interrupted, may have deleted them.
 	condemned map[ID]struct{}
+	lists     []packList // that they are on
 	// adopted are tables read from packs without an index: the next writer
 	// publishes them.
 	adopted []packTable
@@ -395,19 +402,42 @@ func (s *segment) set(i int, condemned map[ID]struct{}) error {
 
 // load lists the repository and reads what the cache does not have.
 func (x *index) load(ctx context.Context) (report IndexReport, err error) {
+	return x.loadWith(ctx, false)
+}
+
+// loadAll is load for a pruner, which has to know what is in condemned packs, too, that
+// no index object mentions.
+func (x *index) loadAll(ctx context.Context) (report IndexReport, err error) {
+	return x.loadWith(ctx, true)
+}
+
+func (x *index) loadWith(ctx context.Context, condemned bool) (report IndexReport, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	err = x.loadLocked(ctx)
+	err = x.loadLocked(ctx, condemned)
 	if errors.Is(err, errBadSegment) && x.cache != nil {
 		// A file was damaged since it was opened.
-		x.cache.forget()
-		x.cache = nil
-		err = x.loadLocked(ctx)
+		x.dropCacheLocked()
+		err = x.loadLocked(ctx, condemned)
 	}
 	return x.report, err
 }
 
-func (x *index) loadLocked(ctx context.Context) (err error) {
+// dropCache gives a damaged cache up.
+func (x *index) dropCache() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.dropCacheLocked()
+}
+
+func (x *index) dropCacheLocked() {
+	if x.cache != nil {
+		x.cache.forget()
+		x.cache = nil
+	}
+}
+
+func (x *index) loadLocked(ctx context.Context, condemned bool) (err error) {
 	x.report = IndexReport{}
 	x.adopted, x.others, x.forgotten = nil, nil, false
 	if old := x.segs.Load(); old != nil {
@@ -429,7 +459,8 @@ func (x *index) loadLocked(ctx context.Context) (err error) {
 	// their listing is known; index and lists need not wait for each other.
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		x.condemned, x.report.CondemnedList, err = x.repo.condemned(gctx)
+		x.lists, x.report.CondemnedList, err = x.repo.lists(gctx, kindCondemned)
+		x.condemned = listedPacks(x.lists)
 		return err
 	})
 	g.Go(func() error {
@@ -472,7 +503,7 @@ func (x *index) loadLocked(ctx context.Context) (err error) {
 	if err := l.reportLost(); err != nil {
 		return err
 	}
-	if err := x.adoptOrphans(ctx, l); err != nil {
+	if err := x.adoptOrphans(ctx, l, condemned); err != nil {
 		return err
 	}
 	x.segs.Store(&l.segs)
@@ -536,14 +567,15 @@ func (l *loader) reportLost() error {
 }
 
 // adoptOrphans makes a segment of the tables of packs that no index object
-// mentions, and keeps what is left over in x.others. x.mu is held.
-func (x *index) adoptOrphans(ctx context.Context, l *loader) error {
+// mentions, and keeps what is left over in x.others: condemned ones, unless they are
+// asked for, and those whose table does not open. x.mu is held.
+func (x *index) adoptOrphans(ctx context.Context, l *loader, condemned bool) error {
 	var orphans []listedObject
 	for i, p := range l.packs {
 		if l.indexed.get(i) {
 			continue
 		}
-		if _, ok := l.condemned[p.id]; ok {
+		if _, ok := l.condemned[p.id]; ok && !condemned {
 			x.others = append(x.others, p)
 		} else {
 			orphans = append(orphans, p)
@@ -563,6 +595,7 @@ func (x *index) adoptOrphans(ctx context.Context, l *loader) error {
 		return err
 	}
 	l.segs = append(l.segs, s) // covers nothing: never cached
+	x.adopted = slices.DeleteFunc(x.adopted, func(t packTable) bool { _, ok := l.condemned[t.id]; return ok })
 	return nil
 }
 
@@ -627,6 +660,58 @@ func (x *index) add(packs []packTable, object ID) error {
 	}
 	x.insert(s)
 	return nil
+}
+
+// catchUp reads index objects that are new since the index was loaded: what was in a
+// pack that is gone may have been moved by a prune. It returns false if nothing can
+// have become known.
+func (x *index) catchUp(ctx context.Context) bool {
+	x.catching.Lock()
+	defer x.catching.Unlock()
+	if time.Since(x.caught) < catchUpEvery {
+		return true // by another goroutine, while this one waited
+	}
+	n, err := x.readNew(ctx)
+	if err == nil {
+		x.caught = time.Now()
+	}
+	return err == nil && n > 0
+}
+
+// readNew reads index objects that are not in the index yet, and returns their number.
+// Damaged ones are left out.
+func (x *index) readNew(ctx context.Context) (n int, err error) {
+	known := make(map[ID]struct{})
+	x.mu.Lock()
+	for _, s := range *x.segs.Load() {
+		for _, id := range s.covers {
+			known[id] = struct{}{}
+		}
+	}
+	x.mu.Unlock()
+	var ids []ID
+	err = x.repo.list(ctx, "index", nil, func(id ID, _ int64) {
+		if _, ok := known[id]; !ok {
+			ids = append(ids, id)
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, id := range ids {
+		obj, err := x.repo.readIndex(ctx, id)
+		if errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = x.add(obj.packs, id)
+		}
+		if err != nil {
+			return n, fmt.Errorf("read index %s: %w", id.Short(), err)
+		}
+		n++
+	}
+	return n, nil
 }
 
 // insert lets look-ups search a segment. x.mu is held.

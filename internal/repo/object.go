@@ -20,6 +20,7 @@ const (
 	kindIndex     byte = 1
 	kindSnapshot  byte = 2
 	kindCondemned byte = 3
+	kindRun       byte = 4
 )
 
 func kindDir(kind byte) string {
@@ -30,6 +31,8 @@ func kindDir(kind byte) string {
 		return "snapshots"
 	case kindCondemned:
 		return "condemned"
+	case kindRun:
+		return "runs"
 	}
 	panic("repo: unknown kind of object")
 }
@@ -120,50 +123,71 @@ func (r *Repository) put(ctx context.Context, name string, data []byte) error {
 	return put(ctx, r.backend, name, data)
 }
 
-// A condemnedList is the body of a condemned object: docs/format.md §9.
-type condemnedList struct {
+// A packList is the body of a condemned object, and of one that announces a run:
+// docs/format.md §9.
+type packList struct {
+	id    ID
 	Time  time.Time `json:"time"`
+	Host  string    `json:"host"`
 	Packs []ID      `json:"packs"`
 }
 
-// condemned reads all condemned lists. Lists that do not open are named, and
-// otherwise left out: no pruner acts on a list that it cannot open either. Damage
-// may be that of one read, so such a list is read twice.
-func (r *Repository) condemned(ctx context.Context) (packs map[ID]struct{}, damaged []ID, err error) {
+func (r *Repository) createList(ctx context.Context, kind byte, l *packList) error {
+	body, err := json.Marshal(l)
+	if err != nil {
+		return err
+	}
+	l.id, _, err = r.createObject(ctx, kind, squeeze(r.enc, body))
+	return err
+}
+
+// lists reads all lists of a kind. Those that do not open are named, and otherwise
+// left out: no pruner acts on a list that it cannot open either. Damage may be that of
+// one read, so such a list is read twice.
+func (r *Repository) lists(ctx context.Context, kind byte) (lists []packList, damaged []ID, err error) {
 	var ids []ID
-	if err := r.list(ctx, "condemned", nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
+	if err := r.list(ctx, kindDir(kind), nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
 		return nil, nil, err
 	}
-	packs = make(map[ID]struct{})
 	for _, id := range ids {
-		list, err := r.condemnedList(ctx, id)
+		l, err := r.readList(ctx, kind, id)
 		if errors.Is(err, ErrCorrupt) {
-			list, err = r.condemnedList(ctx, id)
+			l, err = r.readList(ctx, kind, id)
 		}
 		switch {
 		case err == nil:
-			for _, p := range list.Packs {
-				packs[p] = struct{}{}
-			}
+			lists = append(lists, l)
 		case errors.Is(err, ErrCorrupt):
 			damaged = append(damaged, id)
-		case errors.Is(err, fs.ErrNotExist): // the prune has ended
+		case errors.Is(err, fs.ErrNotExist): // it has served
 		default:
-			return nil, nil, fmt.Errorf("read condemned list %s: %w", id.Short(), err)
+			return nil, nil, fmt.Errorf("read %s: %w", objectName(kind, id), err)
 		}
 	}
-	return packs, damaged, nil
+	return lists, damaged, nil
 }
 
-func (r *Repository) condemnedList(ctx context.Context, id ID) (list condemnedList, err error) {
-	body, err := r.openObject(ctx, kindCondemned, id)
+func (r *Repository) readList(ctx context.Context, kind byte, id ID) (l packList, err error) {
+	body, err := r.openObject(ctx, kind, id)
 	if err != nil {
-		return condemnedList{}, err
+		return packList{}, err
 	}
-	if err := json.Unmarshal(body, &list); err != nil {
-		return condemnedList{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	if err := json.Unmarshal(body, &l); err != nil {
+		return packList{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	return list, nil
+	l.id = id
+	return l, nil
+}
+
+// listedPacks is the union of lists.
+func listedPacks(lists []packList) map[ID]struct{} {
+	packs := make(map[ID]struct{})
+	for i := range lists {
+		for _, id := range lists[i].Packs {
+			packs[id] = struct{}{}
+		}
+	}
+	return packs
 }
 
 // A RawSnapshot is a snapshot's body, or why it could not be read.
@@ -220,6 +244,16 @@ func (r *Repository) SnapshotBody(ctx context.Context, id ID) ([]byte, error) {
 		r.kept.put(keptSnapshot(id), raw)
 	}
 	return body, err
+}
+
+// Forget removes a snapshot. What only it needed stays until a Prune. A missing one is
+// fs.ErrNotExist.
+func (r *Repository) Forget(ctx context.Context, id ID) error {
+	err := r.backend.Delete(ctx, objectName(kindSnapshot, id))
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		r.kept.drop(keptSnapshot(id))
+	}
+	return err
 }
 
 // ReplaceSnapshot stores a snapshot anew whose object is damaged. It is the one case

@@ -220,7 +220,7 @@ func (r *Repository) Load(ctx context.Context, hash Hash, size uint32, buf []byt
 			return out, err
 		}
 		r.index.distrust(&loc.Block)
-		if other, _ := r.Locate(hash); other == loc {
+		if other, _ := r.Locate(hash); other == loc && !(errors.Is(err, ErrMissing) && r.index.catchUp(ctx)) {
 			return nil, err // there is no other copy
 		}
 	}

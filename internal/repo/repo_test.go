@@ -327,15 +327,11 @@ func replace(t testing.TB, b storage.Backend, name string, data []byte) {
 // condemn publishes a list.
 func condemn(t testing.TB, r *Repository, packs ...ID) ID {
 	t.Helper()
-	body, err := json.Marshal(condemnedList{Time: time.Unix(1_700_000_000, 0).UTC(), Packs: packs})
-	if err != nil {
+	list := packList{Time: time.Unix(1_700_000_000, 0).UTC(), Packs: packs}
+	if err := r.createList(t.Context(), kindCondemned, &list); err != nil {
 		t.Fatal(err)
 	}
-	id, _, err := r.createObject(t.Context(), kindCondemned, squeeze(r.enc, body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
+	return list.id
 }
 
 func packIDs(t testing.TB, b storage.Backend) []ID {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/big"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,10 @@ const (
 	// commitWithin bounds the time between the last look at the condemned lists
 	// and the snapshot: half the least grace period (docs/format.md §9).
 	commitWithin = 30 * time.Minute
+	// A run is announced after announceAfter, and again at most every announceEvery
+	// (docs/format.md §9): until then there is little to lose.
+	announceAfter = time.Minute
+	announceEvery = 10 * time.Minute
 )
 
 // WriteStats counts what a Writer did. Its fields may be read at any time. Data and
@@ -72,6 +77,8 @@ type WriterOptions struct {
 	Sealers int
 	// Readers is the number of batches used at a time: it bounds memory.
 	Readers int
+	// Host is what the run announces itself as to pruners; "": this machine's name.
+	Host string
 }
 
 // A Writer stores chunks. One run uses one Writer: batches are filled by its
@@ -100,6 +107,9 @@ type Writer struct {
 
 	fragmentMu sync.Mutex
 	fragment   []packTable
+	stored     []ID     // packs that the index has
+	run        packList // that announces them; its ID is zero: not yet
+	announceAt time.Time
 
 	metaMu sync.Mutex
 	meta   *Batch
@@ -127,6 +137,9 @@ type block struct {
 func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) (*Writer, error) {
 	o.Sealers = max(o.Sealers, 1)
 	o.Readers = max(o.Readers, 1)
+	if o.Host == "" {
+		o.Host, _ = os.Hostname() // without a name it is nobody's
+	}
 	w := &Writer{
 		r: r, o: o,
 		blocks:   make(chan *block, o.Sealers),
@@ -135,6 +148,7 @@ func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) (*Writer, e
 		finished: make(chan *openPack, r.queue()),
 		claims:   make(map[ID]struct{}),
 	}
+	w.announceAt = time.Now().Add(announceAfter)
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	compressors := make([]*compressor, o.Sealers)
 	for i := range compressors {
@@ -327,6 +341,30 @@ func (w *Writer) claim(id ID, size int) bool {
 	return true
 }
 
+// claimAll takes on storing some chunks, unless one of them has not to be stored.
+func (w *Writer) claimAll(chunks []chunkRef) bool {
+	for i := range chunks {
+		if w.r.index.find(&chunks[i].id, true, nil) {
+			return false
+		}
+	}
+	w.claimMu.Lock()
+	defer w.claimMu.Unlock()
+	bytes := int64(0)
+	for i := range chunks {
+		if _, ok := w.claims[chunks[i].id]; ok {
+			return false
+		}
+		bytes += int64(chunks[i].size)
+	}
+	for i := range chunks {
+		w.claims[chunks[i].id] = struct{}{}
+	}
+	w.Stats.ChunksAdded.Add(int64(len(chunks)))
+	w.Stats.BytesAdded.Add(bytes)
+	return true
+}
+
 // Has says whether a chunk is stored or on its way, and if so relies on it: it
 // need not be read again.
 func (w *Writer) Has(hash Hash) bool {
@@ -494,8 +532,30 @@ func (w *Writer) publish(ctx context.Context) error {
 		if err := w.publishGroup(ctx, packs); err != nil {
 			return err
 		}
+		for i := range packs {
+			w.stored = append(w.stored, packs[i].id)
+		}
+	}
+	if time.Now().After(w.announceAt) {
+		w.announce(ctx)
 	}
 	return nil
+}
+
+// announce tells pruners which packs this run has stored, so that they leave them
+// alone. Where that fails the run may have to be repeated, and nothing is lost.
+// fragmentMu is held.
+func (w *Writer) announce(ctx context.Context) {
+	w.announceAt = time.Now().Add(announceEvery)
+	old := w.run.id
+	next := packList{Time: time.Now().Round(0), Host: w.o.Host, Packs: w.stored}
+	if err := w.r.createList(ctx, kindRun, &next); err != nil {
+		return
+	}
+	w.run = next
+	if old != (ID{}) {
+		w.r.remove(ctx, kindRun, old)
+	}
 }
 
 func (w *Writer) publishGroup(ctx context.Context, packs []packTable) error {
@@ -603,6 +663,9 @@ func (w *Writer) Commit(id ID, snapshot []byte) error {
 		return fmt.Errorf("store snapshot: %w", err)
 	}
 	w.Stats.BytesStored.Add(n)
+	if w.run.id != (ID{}) {
+		w.r.remove(ctx, kindRun, w.run.id) // else a pruner does, later
+	}
 	return nil
 }
 
@@ -624,10 +687,11 @@ func (r *Repository) checkRelied(ctx context.Context) error {
 	if len(relied) == 0 {
 		return nil
 	}
-	condemned, _, err := r.condemned(ctx)
+	lists, _, err := r.lists(ctx, kindCondemned)
 	if err != nil {
 		return err
 	}
+	condemned := listedPacks(lists)
 	there := make(map[ID]int64, len(relied))
 	if err := r.list(ctx, "packs", nil, func(id ID, size int64) { there[id] = size }); err != nil {
 		return err

@@ -77,6 +77,9 @@ type Options struct {
 	// Sample of 0.1, any ten successive seeds together read every pack. (The
 	// number of the day makes a check of the day; a random number, a random one.)
 	Seed uint64
+	// Seeds is how many samples are read, that of Seed and those of the seeds before
+	// it: what a check of the day makes up for after days without one. 0 is one.
+	Seeds int
 	// Workers is how many packs are read at a time; at least 1.
 	Workers int
 	// Progress, if set, is told how far a stage is, from several goroutines.
@@ -240,7 +243,7 @@ func (v *verifier) list() ([]pack, error) {
 		case dir == "keys" && err == nil:
 			slots[id] = true
 		case dir == "packs", dir == "index": // LoadIndex lists unknown names there
-		case (dir == "snapshots" || dir == "condemned") && err == nil:
+		case (dir == "snapshots" || dir == "condemned" || dir == "runs") && err == nil:
 		case dir == "parity", dir == "sessions": // reserved
 		case !nested && (dir == "config" || dir == "readme.txt"):
 		case len(v.rep.Index.Unknown) < MaxUnknown:
@@ -268,13 +271,18 @@ func (v *verifier) list() ([]pack, error) {
 func (v *verifier) read(packs []pack, o Options) error {
 	chosen := packs
 	if !o.ReadData {
-		chosen = choose(packs, o.Sample, o.Seed)
+		chosen = nil
+		for i := range max(o.Seeds, 1) {
+			chosen = append(chosen, choose(packs, o.Sample, o.Seed-uint64(i))...)
+		}
 	}
 	total := int64(0)
 	set := make(map[repo.ID]struct{}, len(chosen))
 	for _, p := range chosen {
-		set[p.id] = struct{}{}
-		total += p.size
+		if _, ok := set[p.id]; !ok {
+			set[p.id] = struct{}{}
+			total += p.size
+		}
 	}
 	var done atomic.Int64
 	o.Progress(StageData, 0, total)
