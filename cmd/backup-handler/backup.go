@@ -29,6 +29,7 @@ type backupFlags struct {
 	modes, servers                                              []string
 	mode, largerThan, host                                      string
 	maxDuration                                                 parsed[time.Duration]
+	retain                                                      parsed[int]
 	caches, oneFS, encrypt, allowEmpty, dryRun                  bool
 }
 
@@ -72,6 +73,14 @@ destination or a file failed · 130 interrupted`,
 	fl.StringVar(&f.host, "host", "", "name of the host in the snapshot (default: this machine's)")
 	f.maxDuration = parsed[time.Duration]{kind: "duration", parse: parseLimit}
 	fl.Var(&f.maxDuration, "max-duration", "end a run that takes longer, e.g. 6h; what was stored is used by the next (0: no limit; default: the configuration's)")
+	f.retain = parsed[int]{kind: "number", parse: func(text string) (int, error) {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			err = errors.New("must be a number from 1 on")
+		}
+		return n, err
+	}}
+	fl.Var(&f.retain, "retain", "afterwards keep only the newest N snapshots of this host and these sources, and what other rules keep (as [RETENTION] max_count)")
 	fl.BoolVar(&f.allowEmpty, "allow-empty", false, "accept a source without any entry")
 	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be backed up; write nothing")
 	return c
@@ -102,7 +111,20 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 		a.record("backup_failed", slog.String("error", oneLine(err.Error())))
 		return err
 	}
-	return a.backupDone(res, o, time.Since(start))
+	took := time.Since(start)
+	var retained []forgetReport
+	if !o.DryRun && res.Snapshot != nil {
+		var places []string
+		for _, d := range res.Destinations {
+			if d.Err == nil {
+				places = append(places, d.Place)
+			}
+		}
+		if retained, err = a.retain(ctx, acc, res.Snapshot, places, f.retain.or(0)); err != nil {
+			return err
+		}
+	}
+	return a.backupDone(res, o, took, retained)
 }
 
 // backupOptions joins flags and configuration.
@@ -255,6 +277,7 @@ type backupReport struct {
 	Details      *tree.Snapshot      `json:"details"`
 	Seconds      float64             `json:"seconds"`
 	Destinations []destinationReport `json:"destinations"`
+	Retention    []forgetReport      `json:"retention,omitempty"`
 	Notes        []string            `json:"notes,omitempty"`
 	ExitCode     int                 `json:"exit_code"`
 }
@@ -268,10 +291,11 @@ type destinationReport struct {
 }
 
 // backupDone tells how a run ended.
-func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.Duration) error {
+func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.Duration, retained []forgetReport) error {
 	s := res.Snapshot
-	rep := backupReport{DryRun: o.DryRun, Details: s, Seconds: took.Seconds(), Notes: res.Notes}
-	if res.Failed() {
+	rep := backupReport{DryRun: o.DryRun, Details: s, Seconds: took.Seconds(), Notes: res.Notes, Retention: retained}
+	unkept := slices.ContainsFunc(retained, func(r forgetReport) bool { return r.Error != "" || r.Prune != nil && r.Prune.damaged() })
+	if res.Failed() || unkept {
 		rep.ExitCode = job.ExitPartial
 	}
 	if !o.DryRun {
@@ -301,6 +325,9 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 				a.warn("%s: %s", d.Location, d.Error)
 			}
 		}
+		for i := range retained {
+			a.retainedText(a.stderr, &retained[i])
+		}
 		return outcome(rep.ExitCode)
 	}
 	err := a.print(rep, func(w io.Writer) error {
@@ -327,6 +354,9 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 				state = "ok, " + strconv.Itoa(n) + " copied"
 			}
 			fmt.Fprintf(w, "  %s  %s\n", quote(d.Location), state)
+		}
+		for i := range retained {
+			a.retainedText(w, &retained[i])
 		}
 		if c.Problems > 0 {
 			fmt.Fprintf(w, "  PROBLEMS  %s, listed above and in the snapshot\n", countText(c.Problems))

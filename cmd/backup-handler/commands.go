@@ -15,6 +15,8 @@ func (a *app) commands() []*cobra.Command {
 		a.catCommand(),
 		a.statsCommand(),
 		a.statusCommand(),
+		a.forgetCommand(),
+		a.pruneCommand(),
 		a.copyCommand(),
 		a.repairCommand(),
 		a.initCommand(),

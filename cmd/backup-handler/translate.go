@@ -40,12 +40,11 @@ func legacyFlags() []legacyFlag {
 		{name: "config", words: 1}, {name: "profile", words: 1},
 		{name: "operation-modes", words: many}, {name: "ssh-servers", words: many}, {name: "source-dir", words: 1}, {name: "backup-dirs", words: many},
 		{name: "backup-mode", words: 1}, {name: "exclude", words: 1},
-		{name: "encrypt"}, {name: "dedup"}, {name: "dry-run"},
+		{name: "encrypt"}, {name: "dedup"}, {name: "dry-run"}, {name: "retain", words: 1},
 		{name: "tailscale"}, {name: "tailscale-authkey", words: 1},
 		{name: "from-dir", words: 1}, {name: "to-dir", words: 1}, {name: "restore-timestamp", words: 1},
 
 		{name: "compress", words: 1, lacks: "repositories are always compressed; drop the flag"},
-		{name: "retain", words: 1, lacks: "this version deletes no snapshots; drop the flag"},
 		{name: "scheduled", lacks: daemon},
 		{name: "snapshot", lacks: inv}, {name: "restore-snapshot", words: 1, lacks: inv},
 		{name: "snapshot-diff", words: 2, lacks: inv}, {name: "snapshot-output", words: 1, lacks: inv},
@@ -348,6 +347,9 @@ func (l *legacy) backup() ([]string, error) {
 	}
 	if l.given("encrypt") {
 		out = append(out, "--encrypt")
+	}
+	if l.given("retain") {
+		out = append(out, "--retain="+l.last("retain"))
 	}
 	if l.given("dry-run") {
 		out = append(out, "--dry-run")

@@ -97,7 +97,7 @@ func TestTranslateRefuses(t *testing.T) {
 		{"--ssh-servers h --source-dir A", "--ssh-servers"},
 		{"--operation-modes db", "--operation-modes db"},
 		{"--source-dir A --compress zip", "--compress "},
-		{"--source-dir A --retain 3", "--retain "},
+		{"--source-dir A --retain", "--retain needs a value"},
 		{"--scheduled", "--scheduled "},
 		{"--source-dir A --ssh-servers h1 h2", "--ssh-servers "},
 		{"--snapshot", "--snapshot "},

@@ -37,7 +37,9 @@ func (a *app) verifyCommand() *cobra.Command {
 Without arguments, every repository is checked: each object is there with the
 right size, each snapshot opens, each directory record is read, and everything
 that each file needs is there. --read-data also reads, decrypts and hashes every
-byte; --sample 5% a random share of them.
+byte; --sample 5% a random share of them. With [VERIFY] read_data_days = 30, and
+called every day, verify reads a thirtieth, another one each day; days that were
+missed are made up for.
 
 With a snapshot and --against, each file of DIR is read and compared with the
 snapshot: content, owners, modes, times, attributes, missing and extra entries.
@@ -109,6 +111,14 @@ func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
 	if err := a.load(); err != nil {
 		return err
 	}
+	o := verify.Options{ReadData: f.readData, Sample: share, Workers: max(2, runtime.GOMAXPROCS(0))}
+	days, err := a.cfg.ReadDataDays()
+	if err != nil {
+		return job.Fail(job.ExitUsage, err, "")
+	}
+	if f.readData || share > 0 {
+		days = 0
+	}
 	locations, err := a.locations()
 	if err != nil {
 		return err
@@ -121,7 +131,7 @@ func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
 	ok := true
 	var hints []string
 	for _, l := range locations {
-		rep := a.verifyOne(ctx, acc, l, f.readData, share, &hints)
+		rep := a.verifyOne(ctx, acc, l, o, days, &hints)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -141,8 +151,10 @@ func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
 	return &job.Failure{Code: job.ExitUsage, Err: errReported, Hint: strings.Join(hints, "; ")}
 }
 
-func (a *app) verifyOne(ctx context.Context, acc *job.Access, location string, readData bool, share float64, hints *[]string) verifyReport {
+// verifyOne verifies a repository; with days, the share of the data that is due today.
+func (a *app) verifyOne(ctx context.Context, acc *job.Access, location string, o verify.Options, days int, hints *[]string) verifyReport {
 	start := time.Now()
+	today := start.Unix() / 86400
 	rep := verifyReport{Repository: location}
 	fail := func(err error) verifyReport {
 		rep.Error = oneLine(err.Error())
@@ -157,24 +169,35 @@ func (a *app) verifyOne(ctx context.Context, acc *job.Access, location string, r
 	}
 	defer d.Close()
 	a.recordKeys(acc)
+	if err := d.LoadSnapshots(ctx); err != nil { // before what they need is read
+		return fail(err)
+	}
 	// Only reading data is measured in bytes.
 	var done, total atomic.Int64
 	m := a.meter("verify", func() sample { return sample{bytes: done.Load(), totalBytes: total.Load()} })
-	rep.Report, err = verify.Run(ctx, d.Repo, verify.Options{
-		ReadData: readData, Sample: share, Seed: uint64(start.Unix() / 86400), Workers: max(2, runtime.GOMAXPROCS(0)),
-		Progress: func(stage string, d, t int64) {
-			if stage == verify.StageData {
-				done.Store(d)
-				total.Store(t)
-			}
-		},
-	})
+	o.Seed = uint64(today)
+	if days > 0 {
+		o.Sample = 1 / float64(days)
+		if o.Seeds, err = a.known().Shares(d.Repo.ID(), today, days); err != nil {
+			a.warn("%v", err)
+		}
+	}
+	o.Progress = func(stage string, d, t int64) {
+		if stage == verify.StageData {
+			done.Store(d)
+			total.Store(t)
+		}
+	}
+	rep.Report, err = verify.Run(ctx, d.Repo, o)
 	m.stop()
 	if err != nil {
 		return fail(err)
 	}
 	rep.OK = rep.Report.OK()
 	rep.Seconds = time.Since(start).Seconds()
+	if rep.OK {
+		a.rememberVerified(d, &o, days, start)
+	}
 	switch r := rep.Report; {
 	case rep.OK || r.Snapshots == 0:
 	case len(r.Index.MissingPacks)+len(r.Index.ResizedPacks)+len(r.Index.DamagedPacks) > 0:
@@ -183,6 +206,25 @@ func (a *app) verifyOne(ctx context.Context, acc *job.Access, location string, r
 		*hints = append(*hints, "restore gives back everything that is whole; back up to a new repository, and keep this one for its history")
 	}
 	return rep
+}
+
+// rememberVerified notes what has been proven: retention keeps it, and the rotation of
+// samples goes on behind it.
+func (a *app) rememberVerified(d *job.Destination, o *verify.Options, days int, start time.Time) {
+	var err error
+	if o.ReadData {
+		ids := make([]repo.ID, len(d.Snapshots))
+		for i, s := range d.Snapshots {
+			ids[i] = s.ID
+		}
+		err = a.known().SetVerified(d.Repo.ID(), start, ids)
+	}
+	if days > 0 || o.ReadData {
+		err = errors.Join(err, a.known().SetShares(d.Repo.ID(), start.Unix()/86400))
+	}
+	if err != nil {
+		a.warn("cannot remember that %s was verified: %v", d.Location, err)
+	}
 }
 
 func (a *app) verifyText(w io.Writer, rep *verifyReport) {

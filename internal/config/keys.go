@@ -50,6 +50,8 @@ type Key struct {
 	Floor int64
 	// Max is the largest integer allowed; 0 is no bound.
 	Max int64
+	// Check says what else is wrong with a String.
+	Check func(text string) error
 	// Secret values are never printed and should come from a ${VARIABLE}.
 	Secret bool
 	// Reserved keys are read, checked and kept, and not acted on.
@@ -120,6 +122,27 @@ func currentSections() []Section {
 			{Name: "backup_dirs", Type: PathList, Example: "/mnt/backup/repository", Active: true,
 				Doc: "Destinations, directories or addresses (sftp://user@host/path, s3://bucket/prefix, gs://bucket/prefix, azblob://container/prefix); each holds one repository and receives every snapshot."},
 		}},
+		{Name: "RETENTION", Doc: "Which snapshots are kept: those that any of the rules keeps, of each host and set of sources by itself. A backup applies them to its own at its end; without a rule nothing is forgotten.", Keys: []Key{
+			{Name: "max_age_days", Type: Int, Default: "0", Unit: "d",
+				Doc: "Keep what is not older than this, counted from the newest snapshot; with max_count only what fulfils both. 0 is no bound."},
+			{Name: "max_count", Type: Int, Default: "0", Doc: "Keep this many of the newest snapshots; with max_age_days only what fulfils both. 0 is no bound."},
+			{Name: "keep_last", Type: Int, Default: "0", Example: "7", Doc: "Keep this many of the newest snapshots."},
+			{Name: "keep_hourly", Type: Int, Default: "0", Doc: "Keep the newest snapshot of each of so many hours that have any."},
+			{Name: "keep_daily", Type: Int, Default: "0", Example: "14", Doc: "The same for days."},
+			{Name: "keep_weekly", Type: Int, Default: "0", Example: "8", Doc: "The same for weeks, from Monday on."},
+			{Name: "keep_monthly", Type: Int, Default: "0", Example: "24", Doc: "The same for months."},
+			{Name: "keep_yearly", Type: Int, Default: "0", Doc: "The same for years."},
+			{Name: "keep_within", Type: String, Check: checkSpan, Example: "1y6m14d12h",
+				Doc: "Keep all snapshots of this time before the newest one: years, months, days and hours, any part of it."},
+			{Name: "keep_tags", Type: List, Example: "release, audit", Doc: "Keep snapshots with one of these tags; those with the tag hold are always kept."},
+			{Name: "min_keep", Type: Int, Default: "1", Floor: 1, Doc: "Keep this many of the newest snapshots whatever the rules say."},
+			{Name: "prune_days", Type: Int, Default: "7", Unit: "d",
+				Doc: "How often a backup that has applied the rules prunes, too, so that the space of what was forgotten comes back; 0 is never."},
+			{Name: "grace", Type: Duration, Default: "24h", Unit: "h",
+				Doc: "How long packs that nothing needs stay before they are deleted, at least 1 h: it has to be longer than clocks of hosts that share a repository are apart."},
+			{Name: "max_unused", Type: String, Check: checkUnused, Default: "5%", Example: "10%",
+				Doc: "What a prune may leave unused in packs that are needed in part: a share of what is needed, a size, or unlimited."},
+		}},
 		{Name: "ENCRYPTION", Doc: "Who can read the repositories.", Keys: []Key{
 			{Name: "enabled", Type: Bool, Default: "False", Example: "True", Active: true,
 				Doc: "Protect new repositories by a secret; without it, anyone who can read a destination can read the backups."},
@@ -149,6 +172,10 @@ func currentSections() []Section {
 				Doc: "How hard to compress; data that does not shrink is stored as it is. `default` is as hard as pays: where it gains next to nothing, it makes do with `fastest`."},
 			{Name: "file_sha256", Type: Bool, Default: "False",
 				Doc: "Record the SHA-256 of every file, which costs a second pass over files of several chunks."},
+		}},
+		{Name: "VERIFY", Doc: "Proof that what is stored can be read.", Keys: []Key{
+			{Name: "read_data_days", Type: Int, Default: "0", Unit: "d", Max: 3650, Example: "30",
+				Doc: "'verify' without flags reads a share of the data such that all of it is read once in so many days, if it is called that often; 0 reads none."},
 		}},
 		{Name: "LIMITS", Doc: "How much of a busy machine the program may take; --limit-cpu, --limit-upload, --limit-download and --io-idle go before these keys, and 'backup-handler help limits' says more.", Keys: []Key{
 			{Name: "cpu", Type: CPUs, Default: "0", Example: "50%",
@@ -297,10 +324,6 @@ func reservedSections() []Section {
 		{Name: "HOOKS", Reserved: true, Doc: "Commands around a run.", Keys: []Key{
 			{Name: "pre_backup", Type: String, Doc: "Shell command before the backup; its failure ends the run."},
 			{Name: "post_backup", Type: String, Doc: "Shell command after the backup."},
-		}},
-		{Name: "RETENTION", Reserved: true, Doc: "Which snapshots are kept.", Keys: []Key{
-			{Name: "max_age_days", Type: Int, Default: "0", Unit: "d", Doc: "Age beyond which snapshots are forgotten, 0 for none."},
-			{Name: "max_count", Type: Int, Default: "0", Doc: "Number of snapshots beyond which the oldest are forgotten, 0 for none."},
 		}},
 		{Name: "SMTP", Reserved: true, Doc: "Mail about runs.", Keys: []Key{
 			{Name: "host", Type: String, Doc: "Host of the mail server."},

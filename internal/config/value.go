@@ -107,6 +107,12 @@ func (v Value) plain() (string, error) {
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 			return "", v.errorf("must be an http:// or https:// address")
 		}
+	case String:
+		if v.Key.Check != nil {
+			if err := v.Key.Check(text); err != nil {
+				return "", v.errorf("%v", err)
+			}
+		}
 	}
 	return text, nil
 }

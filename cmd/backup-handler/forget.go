@@ -1,0 +1,350 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/config"
+	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/retention"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+)
+
+type forgetFlags struct {
+	last, hourly, daily, weekly, monthly, yearly int
+	within                                       string
+	tags                                         []string
+	minKeep                                      int
+	force, dryRun, prune                         bool
+	pruning                                      pruneFlags
+}
+
+func (a *app) forgetCommand() *cobra.Command {
+	var f forgetFlags
+	c := &cobra.Command{
+		Use:   "forget [SNAPSHOT…]",
+		Short: "Remove snapshots that no rule keeps, or those named",
+		Long: `Remove snapshots that no rule keeps, or those named, from each repository.
+
+The rules are those of the flags or, where none is given, of [RETENTION] in the
+configuration. They apply to the snapshots of each host and set of sources by
+itself; what any of them keeps, stays. Whatever the rules say, these are kept: the
+newest, the newest that is whole, the newest that 'verify --read-data' has found
+right on this machine, those with the tag hold, and those of the future. A negative
+number keeps all.
+
+Named snapshots are removed unless they are held or the newest that was verified
+(--force), and never the last one that is whole.
+
+What only these snapshots needed stays until 'backup-handler prune', or --prune.
+
+Exit codes: 0 done · 1 usage · 2 refused · 3 a repository failed · 130 interrupted`,
+		Example: `  backup-handler forget --keep-daily 14 --keep-weekly 8 --keep-monthly 24 --dry-run
+  backup-handler forget --host web1 --keep-last 10 --prune
+  backup-handler forget 3f0c81aa`,
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.forget(cmd.Context(), cmd, args, &f) },
+		ValidArgsFunction: a.completeSnapshots(1 << 30),
+	}
+	fl := c.Flags()
+	a.filterFlags(c)
+	a.pathFlag(c)
+	fl.IntVar(&f.last, "keep-last", 0, "keep the newest N snapshots")
+	fl.IntVar(&f.hourly, "keep-hourly", 0, "keep the newest of each of N hours that have any")
+	fl.IntVar(&f.daily, "keep-daily", 0, "the same for days")
+	fl.IntVar(&f.weekly, "keep-weekly", 0, "the same for weeks")
+	fl.IntVar(&f.monthly, "keep-monthly", 0, "the same for months")
+	fl.IntVar(&f.yearly, "keep-yearly", 0, "the same for years")
+	fl.StringVar(&f.within, "keep-within", "", "keep all of this time before the newest, e.g. 1y6m14d12h")
+	fl.StringSliceVar(&f.tags, "keep-tag", nil, "keep those with a tag (repeat)")
+	fl.IntVar(&f.minKeep, "min-keep", 0, "keep the newest N whatever the rules say")
+	fl.BoolVar(&f.force, "force", false, "remove named snapshots although they are held, verified or damaged")
+	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "print the decisions; remove nothing")
+	fl.BoolVar(&f.prune, "prune", false, "then prune")
+	f.pruning.register(fl)
+	return c
+}
+
+// rules are the flags that are rules.
+var keepFlags = []string{"keep-last", "keep-hourly", "keep-daily", "keep-weekly", "keep-monthly", "keep-yearly", "keep-within", "keep-tag"}
+
+// policy is that of the flags, or the configuration's.
+func (a *app) policy(fl *pflag.FlagSet, f *forgetFlags) (p retention.Policy, err error) {
+	rc, err := a.cfg.Retention()
+	if err != nil {
+		return p, err
+	}
+	given := false
+	for _, name := range keepFlags {
+		given = given || fl.Changed(name)
+	}
+	if !given {
+		p, err = job.Policy(rc)
+	} else {
+		p = retention.Policy{Last: f.last, Hourly: f.hourly, Daily: f.daily, Weekly: f.weekly, Monthly: f.monthly, Yearly: f.yearly, Tags: f.tags}
+		if p.Within, err = retention.ParseSpan(f.within); err != nil {
+			err = fmt.Errorf("--keep-within %w", err)
+		}
+		for _, n := range []*int{&p.Last, &p.Hourly, &p.Daily, &p.Weekly, &p.Monthly, &p.Yearly} {
+			*n = max(*n, retention.Forever)
+		}
+	}
+	if fl.Changed("min-keep") {
+		p.MinKeep = f.minKeep
+	}
+	return p, err
+}
+
+type forgetReport struct {
+	Repository string        `json:"repository"`
+	DryRun     bool          `json:"dry_run,omitempty"`
+	Groups     []groupReport `json:"groups"`
+	Forgotten  []repo.ID     `json:"forgotten"`
+	Error      string        `json:"error,omitempty"`
+	Hint       string        `json:"hint,omitempty"`
+	Prune      *pruneReport  `json:"prune,omitempty"`
+}
+
+type groupReport struct {
+	Host      string           `json:"host"`
+	Sources   []tree.Path      `json:"sources"`
+	Decisions []decisionReport `json:"snapshots"` // newest first
+	Notes     []string         `json:"notes,omitempty"`
+}
+
+type decisionReport struct {
+	ID      repo.ID   `json:"id"`
+	Time    time.Time `json:"time"`
+	Tags    []string  `json:"tags,omitempty"`
+	Keep    bool      `json:"keep"`
+	Reasons []string  `json:"reasons"`
+}
+
+func (a *app) forget(ctx context.Context, c *cobra.Command, names []string, f *forgetFlags) error {
+	if err := a.load(); err != nil {
+		return err
+	}
+	locations, err := a.locations()
+	if err != nil {
+		return err
+	}
+	o := job.ForgetOptions{Names: names, Filter: a.filter, Force: f.force, DryRun: f.dryRun, Host: hostName(), Known: a.known(), Now: time.Now()}
+	if o.Policy, err = a.policy(c.Flags(), f); err != nil {
+		return job.Fail(job.ExitUsage, err, "")
+	}
+	if len(names) == 0 && o.Policy.IsZero() {
+		return usageError("name snapshots, use --keep-daily 14 and the like, or set [RETENTION] in the configuration", "no rule says what to keep: nothing was forgotten")
+	}
+	if f.force && len(names) == 0 {
+		return usageError("name the snapshots", "--force without names would mean nothing")
+	}
+	acc, err := a.access(false, nil)
+	if err != nil {
+		return err
+	}
+	var reports []forgetReport
+	code := job.ExitOK
+	var hints []string
+	for _, l := range locations {
+		rep, err := a.forgetIn(ctx, acc, l, o, f)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && len(locations) == 1 && len(rep.Forgotten) == 0 && rep.Prune == nil {
+			return job.Fail(job.ExitPartial, err, openHint(err))
+		}
+		if err != nil {
+			c, h := failureOf(err)
+			code = max(code, c)
+			rep.Error = oneLine(err.Error())
+			if h != "" {
+				hints = append(hints, h)
+			}
+		}
+		reports = append(reports, *rep)
+	}
+	err = a.print(reports, func(w io.Writer) error {
+		for i := range reports {
+			if err := a.forgetText(w, &reports[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil || code == job.ExitOK {
+		return err
+	}
+	return &job.Failure{Code: code, Err: errReported, Hint: strings.Join(hints, "; ")}
+}
+
+// failureOf is the code and the hint of an error about one of several repositories.
+func failureOf(err error) (code int, hint string) {
+	if f, ok := errors.AsType[*job.Failure](err); ok {
+		return f.Code, f.Hint
+	}
+	return job.ExitPartial, openHint(err)
+}
+
+func (a *app) forgetIn(ctx context.Context, acc *job.Access, location string, o job.ForgetOptions, f *forgetFlags) (*forgetReport, error) {
+	rep := &forgetReport{Repository: location, DryRun: o.DryRun, Groups: []groupReport{}, Forgotten: []repo.ID{}}
+	d, err := acc.OpenDestination(ctx, location)
+	if err != nil {
+		return rep, err
+	}
+	defer d.Close()
+	a.recordKeys(acc)
+	rep.Repository = d.Place
+	res, err := d.Forget(ctx, o)
+	a.forgotten(rep, res)
+	if err != nil || !f.prune {
+		return rep, err
+	}
+	rep.Prune, err = a.prune(ctx, d, &f.pruning, o.DryRun)
+	return rep, err
+}
+
+// forgotten fills a report, and records what is gone.
+func (a *app) forgotten(rep *forgetReport, res *job.Forgetting) {
+	if res == nil {
+		return
+	}
+	rep.Forgotten = append(rep.Forgotten, res.Forgotten...)
+	for _, g := range res.Groups {
+		gr := groupReport{Host: g.Host, Sources: g.Sources, Notes: g.Notes}
+		for _, x := range g.Decisions {
+			gr.Decisions = append(gr.Decisions, decisionReport{x.Snapshot.ID, x.Snapshot.Time, x.Snapshot.Tags, x.Keep, x.Reasons})
+		}
+		rep.Groups = append(rep.Groups, gr)
+	}
+	if !rep.DryRun {
+		for _, id := range res.Forgotten {
+			a.record("forget", slog.String("repository", rep.Repository), slog.String("snapshot", id.String()))
+		}
+	}
+}
+
+func (a *app) forgetText(w io.Writer, rep *forgetReport) error {
+	if !a.quiet {
+		for _, g := range rep.Groups {
+			names := make([]string, len(g.Sources))
+			for i, p := range g.Sources {
+				names[i] = quote(string(p))
+			}
+			fmt.Fprintf(w, "%s  %s  %s\n", quote(rep.Repository), quote(g.Host), strings.Join(names, ", "))
+			t := newTable("ID", "TIME", "", "WHY", "TAGS")
+			for _, x := range g.Decisions {
+				what := "keep"
+				if !x.Keep {
+					what = "FORGET"
+				}
+				t.row(x.ID.Short(), x.Time.Local().Format("2006-01-02 15:04"), what, strings.Join(x.Reasons, ", "), quote(strings.Join(x.Tags, ", ")))
+			}
+			if err := t.write(w); err != nil {
+				return err
+			}
+			for _, n := range g.Notes {
+				fmt.Fprintf(w, "note: %s\n", n)
+			}
+		}
+		verb := "forgotten"
+		if rep.DryRun {
+			verb = "would be forgotten (dry run: nothing was removed)"
+		}
+		fmt.Fprintf(w, "%s  %d snapshots %s\n", quote(rep.Repository), len(rep.Forgotten), verb)
+	}
+	if rep.Prune != nil {
+		a.pruneText(w, rep.Prune)
+	}
+	if rep.Error != "" {
+		fmt.Fprintf(w, "%s  FAILED: %s\n", quote(rep.Repository), rep.Error)
+	}
+	return nil
+}
+
+// retainedText tells in few words what a backup has forgotten.
+func (a *app) retainedText(w io.Writer, rep *forgetReport) {
+	if n := len(rep.Forgotten); n > 0 && !a.quiet {
+		fmt.Fprintf(w, "  %s  %d old snapshots forgotten\n", quote(rep.Repository), n)
+	}
+	for _, g := range rep.Groups {
+		for _, n := range g.Notes {
+			fmt.Fprintf(w, "  %s  note: %s\n", quote(rep.Repository), n)
+		}
+	}
+	if p := rep.Prune; p != nil && p.PruneReport != nil && rep.Error == "" && (!a.quiet || p.damaged()) {
+		fmt.Fprintf(w, "  %s  pruned: %s deleted, %s condemned\n", quote(rep.Repository), bytesText(p.DeletedBytes), bytesText(p.CondemnedBytes))
+		if p.damaged() {
+			fmt.Fprintf(w, "  %s  DAMAGED: 'backup-handler prune' tells what it has found\n", quote(rep.Repository))
+		}
+	}
+	if rep.Error != "" {
+		fmt.Fprintf(w, "  %s  retention FAILED: %s\n", quote(rep.Repository), rep.Error)
+		if rep.Hint != "" {
+			fmt.Fprintf(w, "  hint: %s\n", rep.Hint)
+		}
+	}
+}
+
+// retain applies the configuration's rules to what a backup has added to, and prunes
+// where it is time for that.
+func (a *app) retain(ctx context.Context, acc *job.Access, snap *tree.Snapshot, places []string, count int) ([]forgetReport, error) {
+	rc, err := a.cfg.Retention()
+	if err != nil {
+		return nil, err
+	}
+	if count > 0 {
+		rc.MaxCount = count
+	}
+	policy, err := job.Policy(rc)
+	if err != nil || policy.IsZero() {
+		return nil, err
+	}
+	var reports []forgetReport
+	for _, place := range places {
+		rep := a.retainIn(ctx, acc, snap, place, policy, rc)
+		if ctx.Err() != nil {
+			return reports, ctx.Err()
+		}
+		reports = append(reports, *rep)
+	}
+	return reports, nil
+}
+
+func (a *app) retainIn(ctx context.Context, acc *job.Access, snap *tree.Snapshot, place string, policy retention.Policy, rc config.Retention) *forgetReport {
+	rep := &forgetReport{Repository: place, Groups: []groupReport{}, Forgotten: []repo.ID{}}
+	fail := func(err error) *forgetReport {
+		rep.Error = oneLine(err.Error())
+		_, rep.Hint = failureOf(err)
+		return rep
+	}
+	d, err := acc.OpenDestination(ctx, place)
+	if err != nil {
+		return fail(err)
+	}
+	defer d.Close()
+	res, err := d.Forget(ctx, job.ForgetOptions{
+		Filter: job.Filter{Host: snap.Host}, Sources: snap.Sources, Policy: policy, Host: hostName(), Known: a.known(), Now: time.Now(),
+	})
+	a.forgotten(rep, res)
+	if err != nil {
+		return fail(err)
+	}
+	due, err := a.known().PruneDue(d.Repo.ID(), rc.PruneEvery, len(rep.Forgotten) > 0, time.Now())
+	if err != nil {
+		return fail(err)
+	}
+	if due {
+		if rep.Prune, err = a.prune(ctx, d, new(pruneFlags), false); err != nil {
+			return fail(err)
+		}
+	}
+	return rep
+}

@@ -1,0 +1,134 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/config"
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/retention"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+)
+
+// Policy is what the section [RETENTION] says.
+func Policy(c config.Retention) (retention.Policy, error) {
+	within, err := retention.ParseSpan(c.Within)
+	return retention.Policy{
+		MaxAge: c.MaxAge, MaxCount: c.MaxCount, Last: c.Last, Hourly: c.Hourly, Daily: c.Daily, Weekly: c.Weekly,
+		Monthly: c.Monthly, Yearly: c.Yearly, Within: within, Tags: c.Tags, MinKeep: c.MinKeep,
+	}, err
+}
+
+// ForgetOptions say which snapshots are forgotten.
+type ForgetOptions struct {
+	// Names are snapshots to be forgotten; none: Policy decides about those that
+	// Filter chooses.
+	Names  []string
+	Filter Filter
+	// Sources, if set, are all sources of the snapshots that Policy decides about.
+	Sources []tree.Path
+	Policy  retention.Policy
+	// Force forgets named snapshots although they are held, the newest that was
+	// verified, or damaged.
+	Force  bool
+	DryRun bool
+	Host   string // this one, for Filter.Resolve
+	Known  Known
+	Now    time.Time
+}
+
+// A Forgetting is what was decided about the snapshots of one repository, and done.
+type Forgetting struct {
+	Groups []retention.Group
+	// Damaged are named snapshots that do not open.
+	Damaged []repo.ID
+	// Forgotten are gone or, dry, would be.
+	Forgotten []repo.ID
+}
+
+// Forget removes snapshots. What only they needed stays until a prune. The list of
+// snapshots is read anew. The error is a *Failure.
+func (d *Destination) Forget(ctx context.Context, o ForgetOptions) (*Forgetting, error) {
+	if err := d.LoadSnapshots(ctx); err != nil {
+		return nil, Fail(ExitPartial, err, "")
+	}
+	verified, err := o.Known.Verified(d.Repo.ID())
+	if err != nil {
+		return nil, Fail(ExitRefused, err, "nothing was forgotten; remove that file, and verify again")
+	}
+	f := new(Forgetting)
+	if len(o.Names) == 0 {
+		chosen := o.Filter.Of(d.Snapshots)
+		if o.Sources != nil {
+			chosen = slices.DeleteFunc(chosen, func(s *tree.Snapshot) bool { return !slices.Equal(s.Sources, o.Sources) })
+		}
+		f.Groups = retention.Decide(o.Policy, chosen, verified, o.Now)
+	} else if err := f.name(d, &o, verified); err != nil {
+		return nil, err
+	}
+	going := slices.Clone(f.Damaged)
+	for _, g := range f.Groups {
+		for _, x := range slices.Backward(g.Decisions) { // oldest first
+			if !x.Keep {
+				going = append(going, x.Snapshot.ID)
+			}
+		}
+	}
+	if o.DryRun {
+		f.Forgotten = going
+		return f, nil
+	}
+	for _, id := range going {
+		if err := ctx.Err(); err != nil {
+			return f, err
+		}
+		if err := d.Repo.Forget(ctx, id); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return f, Fail(ExitPartial, fmt.Errorf("forget snapshot %s: %w", id.Short(), err), "")
+		}
+		f.Forgotten = append(f.Forgotten, id)
+	}
+	d.Snapshots = slices.DeleteFunc(d.Snapshots, func(s *tree.Snapshot) bool { return slices.Contains(f.Forgotten, s.ID) })
+	return f, nil
+}
+
+// name decides about named snapshots.
+func (f *Forgetting) name(d *Destination, o *ForgetOptions, verified func(repo.ID) bool) error {
+	wanted := make(map[repo.ID]bool)
+	for _, name := range o.Names {
+		if id, ok := damaged(d, name); ok {
+			if !o.Force {
+				return Fail(ExitRefused, fmt.Errorf("snapshot %s does not open: nobody knows what is in it", id.Short()),
+					"'backup-handler repair' fetches it from another repository; --force forgets it")
+			}
+			f.Damaged = append(f.Damaged, id)
+			continue
+		}
+		s, _, err := o.Filter.Resolve(d.Snapshots, name, o.Host)
+		if err != nil {
+			return err
+		}
+		wanted[s.ID] = true
+	}
+	f.Groups = retention.Remove(d.Snapshots, func(s *tree.Snapshot) bool { return wanted[s.ID] }, verified, o.Force)
+	return nil
+}
+
+func damaged(d *Destination, name string) (id repo.ID, ok bool) {
+	if !isPrefix(name) {
+		return id, false
+	}
+	for _, s := range d.Unreadable {
+		if strings.HasPrefix(s.ID.String(), name) {
+			if ok {
+				return id, false // ambiguous: Resolve finds none
+			}
+			id, ok = s.ID, true
+		}
+	}
+	return id, ok
+}
