@@ -258,7 +258,7 @@ func (a *app) forgetText(w io.Writer, rep *forgetReport) error {
 		if rep.DryRun {
 			verb = "would be forgotten (dry run: nothing was removed)"
 		}
-		fmt.Fprintf(w, "%s  %d snapshots %s\n", quote(rep.Repository), len(rep.Forgotten), verb)
+		fmt.Fprintf(w, "%s  %s %s\n", quote(rep.Repository), things(len(rep.Forgotten), "snapshot"), verb)
 	}
 	if rep.Prune != nil {
 		a.pruneText(w, rep.Prune)
@@ -272,7 +272,7 @@ func (a *app) forgetText(w io.Writer, rep *forgetReport) error {
 // retainedText tells in few words what a backup has forgotten.
 func (a *app) retainedText(w io.Writer, rep *forgetReport) {
 	if n := len(rep.Forgotten); n > 0 && !a.quiet {
-		fmt.Fprintf(w, "  %s  %d old snapshots forgotten\n", quote(rep.Repository), n)
+		fmt.Fprintf(w, "  %s  %s forgotten\n", quote(rep.Repository), things(n, "old snapshot"))
 	}
 	for _, g := range rep.Groups {
 		for _, n := range g.Notes {

@@ -86,3 +86,11 @@ func escape(s string, backslash bool) string {
 	}
 	return b.String()
 }
+
+// things counts things, whose plural is regular.
+func things(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return countText(int64(n)) + " " + what
+}
