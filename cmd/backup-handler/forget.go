@@ -89,7 +89,7 @@ func (a *app) policy(fl *pflag.FlagSet, f *forgetFlags) (p retention.Policy, err
 	if !given {
 		p, err = job.Policy(rc)
 	} else {
-		p = retention.Policy{Last: f.last, Hourly: f.hourly, Daily: f.daily, Weekly: f.weekly, Monthly: f.monthly, Yearly: f.yearly, Tags: f.tags}
+		p = retention.Policy{Last: f.last, Hourly: f.hourly, Daily: f.daily, Weekly: f.weekly, Monthly: f.monthly, Yearly: f.yearly, Tags: f.tags, MinKeep: rc.MinKeep}
 		if p.Within, err = retention.ParseSpan(f.within); err != nil {
 			err = fmt.Errorf("--keep-within %w", err)
 		}
@@ -204,6 +204,9 @@ func (a *app) forgetIn(ctx context.Context, acc *job.Access, location string, o 
 	rep.Repository = d.Place
 	res, err := d.Forget(ctx, o)
 	a.forgotten(rep, res)
+	if res != nil && len(d.Unreadable) > len(res.Damaged) {
+		a.warn("%s: %s cannot be read, and stay: 'backup-handler verify' tells more", d.Place, things(len(d.Unreadable)-len(res.Damaged), "snapshot"))
+	}
 	if err != nil || !f.prune {
 		return rep, err
 	}
