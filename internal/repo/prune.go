@@ -80,7 +80,6 @@ type PruneReport struct {
 	Bytes  int64 `json:"bytes"`
 	Needed int64 `json:"needed_bytes"` // of the blocks' parts that snapshots need
 	Unused int64 `json:"unused_bytes"` // the rest of packs that stay
-	Chunks int64 `json:"needed_chunks"`
 	// Lost chunks are needed and nowhere.
 	Lost int64 `json:"lost_chunks"`
 

@@ -229,6 +229,37 @@ func TestPruneMoves(t *testing.T) {
 	}
 }
 
+// A restore that takes longer than the grace period finds what has moved meanwhile.
+func TestReadWhilePruned(t *testing.T) {
+	m := newStore(t)
+	writer, _ := openIn(t, m, "")
+	small := source{smallSource(1).data[:3], smallSource(1).meta[:1]}
+	both, _ := mustBackup(t, writer, small.and(smallSource(2)))
+	mustBackup(t, writer, small)
+	forget(t, m, both)
+	reader, _ := openIn(t, m, "")
+	old := packIDs(t, m)
+	p := newPruner("a")
+	for range 2 {
+		p.mustPrune(t, m, nil)
+		p.wait()
+	}
+	for _, id := range packIDs(t, m) {
+		if slices.Contains(old, id) {
+			t.Fatalf("pack %s is still there", id.Short())
+		}
+	}
+	for _, c := range append(small.data, small.meta...) {
+		if got, err := reader.Load(t.Context(), hashOf(c), uint32(len(c)), nil); err != nil || !slices.Equal(got, c) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+	}
+	gone := smallSource(2).data[0]
+	if _, err := reader.Load(t.Context(), hashOf(gone), uint32(len(gone)), nil); !errors.Is(err, ErrMissing) {
+		t.Errorf("what nobody needed: %v", err)
+	}
+}
+
 // A list of another host counts from when it was first seen, whatever time is in it.
 func TestPruneClocks(t *testing.T) {
 	start := newStore(t)
