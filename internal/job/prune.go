@@ -46,6 +46,9 @@ func (d *Destination) Prune(ctx context.Context, o repo.PruneOptions, known Know
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return rep, err
 	}
+	if errors.Is(err, repo.ErrRaced) {
+		return rep, Fail(ExitPartial, err, "another prune is going on; nothing is lost: run it again later")
+	}
 	return rep, Fail(ExitPartial, err, "")
 }
 

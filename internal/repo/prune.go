@@ -33,6 +33,9 @@ const (
 	maxSmallIndex = 64
 	// checkPasses bounds how often a prune goes on after it has found damage.
 	checkPasses = 8
+	// pruneAttempts bounds how often a prune begins anew because another one has
+	// deleted what it was just reading.
+	pruneAttempts = 4
 )
 
 // Sightings remember when this host first saw condemned lists and announcements of
@@ -139,8 +142,9 @@ type packUse struct {
 }
 
 // Prune removes what no snapshot needs: docs/format.md §9. It may be interrupted
-// anywhere, and run beside anything else. Whoever uses the Repository after it loads the
-// index again.
+// anywhere, and run beside anything else; the error is ErrRaced if another prune has
+// overtaken it again and again. Whoever uses the Repository after it loads the index
+// again.
 func (r *Repository) Prune(ctx context.Context, o PruneOptions) (*PruneReport, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -151,12 +155,16 @@ func (r *Repository) Prune(ctx context.Context, o PruneOptions) (*PruneReport, e
 	if o.Grace < MinGrace {
 		return nil, fmt.Errorf("a grace period of %s is less than %s", o.Grace, MinGrace)
 	}
-	rep, err := r.prune(ctx, &o)
-	if errors.Is(err, errBadSegment) { // the next one reads the repository
-		r.index.dropCache()
-		rep, err = r.prune(ctx, &o)
+	for attempt := 1; ; attempt++ {
+		rep, err := r.prune(ctx, &o)
+		bad := errors.Is(err, errBadSegment)
+		if attempt == pruneAttempts || !bad && !errors.Is(err, ErrRaced) {
+			return rep, err
+		}
+		if bad { // the next one reads the repository
+			r.index.dropCache()
+		}
 	}
-	return rep, err
 }
 
 func (r *Repository) prune(ctx context.Context, o *PruneOptions) (*PruneReport, error) {
@@ -460,6 +468,9 @@ func (p *pruner) move(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("move what is needed of condemned packs: %w", err)
 			}
+			if errors.Is(damage, ErrMissing) {
+				return fmt.Errorf("%w: %w", ErrRaced, damage)
+			}
 			if damage != nil {
 				p.rep.Faults = append(p.rep.Faults, damage.Error())
 				continue // another condemned pack may have it, too
@@ -581,7 +592,9 @@ func (p *pruner) check(ctx context.Context) (sound bool, err error) {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
-			case errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing):
+			case errors.Is(err, ErrMissing):
+				return fmt.Errorf("%w: %w", ErrRaced, err)
+			case errors.Is(err, ErrCorrupt):
 				sound = false
 				p.rep.Faults = append(p.rep.Faults, err.Error())
 			case err != nil:
