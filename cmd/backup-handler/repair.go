@@ -36,8 +36,9 @@ is stored again; a snapshot that does not open is exchanged for that of the same
 in --from, the one case in which an object is replaced. Then every byte is read
 again. --from is only read. What is still lost is listed by name.
 
-Damaged packs and index objects stay beside what replaces them until a prune: until
-then 'verify' says "DAMAGED, but every snapshot is whole".
+Damaged packs are condemned: backups no longer rely on them, and 'backup-handler
+prune' stores what is good of them elsewhere and deletes them. Until then 'verify'
+says "DAMAGED, but every snapshot is whole".
 
 --dry-run reads the damaged repository, and tells what would be stored, exchanged,
 and lost all the same as far as the index of --from knows.

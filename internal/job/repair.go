@@ -106,7 +106,10 @@ func Repair(ctx context.Context, d, from *Destination, o RepairOptions) (*Repair
 		return nil, Fail(ExitUsage, fmt.Errorf("%s: %w", from.Location, err), hint(err))
 	}
 	if p.res.Before.Whole() && (o.DryRun || p.res.Before.Index.Adopted == 0) {
-		return p.res, nil
+		if o.DryRun {
+			return p.res, nil
+		}
+		return p.res, p.condemn(ctx)
 	}
 	if o.DryRun {
 		return p.res, p.predict(ctx)
@@ -117,11 +120,21 @@ func Repair(ctx context.Context, d, from *Destination, o RepairOptions) (*Repair
 	if err := p.exchange(ctx); err != nil {
 		return p.res, err
 	}
+	if err := p.condemn(ctx); err != nil {
+		return p.res, err
+	}
 	if p.res.After, err = verify.Run(ctx, d.Repo, check); err != nil {
 		return p.res, Fail(ExitUsage, fmt.Errorf("%s: verify again: %w", d.Location, err), hint(err))
 	}
 	p.res.Lost, p.res.LostCount = p.res.After.Lost, p.res.After.LostCount
 	return p.res, nil
+}
+
+// condemn sees to it that no backup relies on what is damaged, needed or not, and that
+// the next prunes delete it.
+func (p *repairer) condemn(ctx context.Context) error {
+	_, err := p.d.Repo.CondemnDamaged(ctx)
+	return Fail(ExitPartial, named(p.d.Location, err), "what was stored again stays; run it again")
 }
 
 // fetchSnapshots reads what is damaged here from the other repository.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"math"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -127,6 +128,31 @@ type pruner struct {
 	counts map[ID]struct{}
 	// tidy: the index names packs that are gone, or consists of many objects.
 	tidy bool
+}
+
+// CondemnDamaged condemns the packs in which this process has found damaged blocks, and
+// returns their number: nobody relies on them any more, and the next prunes store what
+// can be read of them elsewhere and delete them. No look-up may go on meanwhile.
+func (r *Repository) CondemnDamaged(ctx context.Context) (int, error) {
+	bad := r.index.bad.Load()
+	if bad == nil {
+		return 0, nil
+	}
+	set := make(map[ID]struct{})
+	for at := range *bad {
+		if r.index.packSize(at.pack) > 0 && !r.index.isCondemned(at.pack) {
+			set[at.pack] = struct{}{}
+		}
+	}
+	if len(set) == 0 {
+		return 0, nil
+	}
+	host, _ := os.Hostname() // without a name it is nobody's
+	list := packList{Time: time.Now().Round(0), Host: host, Packs: slices.SortedFunc(maps.Keys(set), compareIDs)}
+	if err := r.createList(ctx, kindCondemned, &list); err != nil {
+		return 0, fmt.Errorf("store condemned list: %w", err)
+	}
+	return len(set), r.index.condemn(set)
 }
 
 // A packUse says what is in a pack that is there.
