@@ -94,6 +94,10 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 	if err != nil {
 		return job.Fail(job.ExitUsage, err, "")
 	}
+	keep, err := a.keeping(f.retain.or(0))
+	if err != nil {
+		return job.Fail(job.ExitUsage, err, "")
+	}
 	acc, err := a.access(f.encrypt, f.recipients)
 	if err != nil {
 		return err
@@ -120,7 +124,7 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 				places = append(places, d.Place)
 			}
 		}
-		if retained, err = a.retain(ctx, acc, res.Snapshot, places, f.retain.or(0)); err != nil {
+		if retained, err = a.retain(ctx, acc, res.Snapshot, places, keep); err != nil {
 			return err
 		}
 	}

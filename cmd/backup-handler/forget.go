@@ -296,23 +296,34 @@ func (a *app) retainedText(w io.Writer, rep *forgetReport) {
 	}
 }
 
-// retain applies the configuration's rules to what a backup has added to, and prunes
-// where it is time for that.
-func (a *app) retain(ctx context.Context, acc *job.Access, snap *tree.Snapshot, places []string, count int) ([]forgetReport, error) {
-	rc, err := a.cfg.Retention()
-	if err != nil {
-		return nil, err
+// A keeping is how a backup applies the configuration's rules.
+type keeping struct {
+	policy retention.Policy
+	config.Retention
+}
+
+// keeping reads the rules, of which count, if it is not 0, is the number that are kept.
+// It is done before a backup: one that has succeeded must not end with their errors.
+func (a *app) keeping(count int) (k keeping, err error) {
+	if k.Retention, err = a.cfg.Retention(); err != nil {
+		return k, err
 	}
 	if count > 0 {
-		rc.MaxCount = count
+		k.MaxCount = count
 	}
-	policy, err := job.Policy(rc)
-	if err != nil || policy.IsZero() {
-		return nil, err
+	k.policy, err = job.Policy(k.Retention)
+	return k, err
+}
+
+// retain applies the rules to what a backup has added to, and prunes where it is time
+// for that. The error is that of the context.
+func (a *app) retain(ctx context.Context, acc *job.Access, snap *tree.Snapshot, places []string, k keeping) ([]forgetReport, error) {
+	if k.policy.IsZero() {
+		return nil, nil
 	}
 	var reports []forgetReport
 	for _, place := range places {
-		rep := a.retainIn(ctx, acc, snap, place, policy, rc)
+		rep := a.retainIn(ctx, acc, snap, place, k)
 		if ctx.Err() != nil {
 			return reports, ctx.Err()
 		}
@@ -321,7 +332,7 @@ func (a *app) retain(ctx context.Context, acc *job.Access, snap *tree.Snapshot, 
 	return reports, nil
 }
 
-func (a *app) retainIn(ctx context.Context, acc *job.Access, snap *tree.Snapshot, place string, policy retention.Policy, rc config.Retention) *forgetReport {
+func (a *app) retainIn(ctx context.Context, acc *job.Access, snap *tree.Snapshot, place string, k keeping) *forgetReport {
 	rep := &forgetReport{Repository: place, Groups: []groupReport{}, Forgotten: []repo.ID{}}
 	fail := func(err error) *forgetReport {
 		rep.Error = oneLine(err.Error())
@@ -334,13 +345,13 @@ func (a *app) retainIn(ctx context.Context, acc *job.Access, snap *tree.Snapshot
 	}
 	defer d.Close()
 	res, err := d.Forget(ctx, job.ForgetOptions{
-		Filter: job.Filter{Host: snap.Host}, Sources: snap.Sources, Policy: policy, Host: hostName(), Known: a.known(), Now: time.Now(),
+		Filter: job.Filter{Host: snap.Host}, Sources: snap.Sources, Policy: k.policy, Host: hostName(), Known: a.known(), Now: time.Now(),
 	})
 	a.forgotten(rep, res)
 	if err != nil {
 		return fail(err)
 	}
-	due, err := a.known().PruneDue(d.Repo.ID(), rc.PruneEvery, len(rep.Forgotten) > 0, time.Now())
+	due, err := a.known().PruneDue(d.Repo.ID(), k.PruneEvery, len(rep.Forgotten) > 0, time.Now())
 	if err != nil {
 		return fail(err)
 	}
