@@ -22,10 +22,6 @@ const (
 	// more than commitWithin: docs/format.md §9.
 	DefaultGrace = 24 * time.Hour
 	MinGrace     = 2 * commitWithin
-	// DefaultMaxUnused is the part of what is needed that may be wasted in packs that
-	// hold both: to move everything whenever something goes would cost more than the
-	// space is worth.
-	DefaultMaxUnused = 0.05
 
 	// A prune writes index objects of at most mergedBytes, tables before compression,
 	// and merges those smaller than smallIndex if there are more than maxSmallIndex.
@@ -178,6 +174,9 @@ func (r *Repository) Prune(ctx context.Context, o PruneOptions) (*PruneReport, e
 	if o.Progress == nil {
 		o.Progress = func(string, int64, int64) {}
 	}
+	if o.Sightings == nil {
+		o.Sightings = make(Sightings)
+	}
 	if o.Grace < MinGrace {
 		return nil, fmt.Errorf("a grace period of %s is less than %s", o.Grace, MinGrace)
 	}
@@ -257,31 +256,25 @@ func (p *pruner) see(ctx context.Context) (err error) {
 }
 
 // remember notes which lists and announcements this host sees for the first time, and
-// forgets those that are gone.
+// forgets those that are gone. A host that remembers nothing believes the time in those
+// that bear its name; one that does has published none that it does not remember.
 func (p *pruner) remember() {
 	old := maps.Clone(p.o.Sightings)
 	clear(p.o.Sightings)
 	for _, l := range slices.Concat(p.lists, p.runs) {
 		seen, ok := old[l.id]
+		if !ok && len(old) == 0 && l.Host == p.o.Host && l.Host != "" {
+			seen, ok = l.Time, true
+		}
 		if !ok || seen.After(p.look) {
 			seen = p.look
 		}
-		if p.o.Sightings != nil {
-			p.o.Sightings[l.id] = seen
-		}
+		p.o.Sightings[l.id] = seen
 	}
 }
 
 // age is how long ago a list was published, as far as this host knows.
-func (p *pruner) age(l *packList) time.Duration {
-	if l.Host == p.o.Host && l.Host != "" && !l.Time.After(p.look) {
-		return p.look.Sub(l.Time)
-	}
-	if seen, ok := p.o.Sightings[l.id]; ok {
-		return p.look.Sub(seen)
-	}
-	return 0
-}
+func (p *pruner) age(l *packList) time.Duration { return p.look.Sub(p.o.Sightings[l.id]) }
 
 // classify finds out how much of each pack is needed.
 func (p *pruner) classify() error {
@@ -466,9 +459,7 @@ func (p *pruner) condemn(ctx context.Context, going []ID) error {
 		return fmt.Errorf("store condemned list: %w", err)
 	}
 	p.lists = append(p.lists, list)
-	if p.o.Sightings != nil {
-		p.o.Sightings[list.id] = list.Time
-	}
+	p.o.Sightings[list.id] = list.Time
 	set := make(map[ID]struct{}, len(going))
 	for _, id := range going {
 		set[id] = struct{}{}

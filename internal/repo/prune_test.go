@@ -274,6 +274,21 @@ func TestPruneClocks(t *testing.T) {
 	}
 	wantReadable(t, start, id)
 
+	// Nor that of another machine of its name, but where it remembers nothing at all.
+	r, _ = openIn(t, start, "")
+	old, _ := mustBackup(t, r, smallSource(3))
+	forget(t, start, old)
+	same, new := newPruner("b"), newPruner("b")
+	same.now = same.now.AddDate(-30, 0, 0)
+	same.mustPrune(t, start, nil)
+	b.sightings[ID{1}] = b.now
+	if rep := b.mustPrune(t, start, nil); rep.Deleted != 0 || rep.Waiting != 2 {
+		t.Errorf("b believes a machine of its name: %+v", rep)
+	}
+	if rep := new.mustPrune(t, start, nil); rep.Deleted != 2 {
+		t.Errorf("without memory: %+v", rep)
+	}
+
 	// One whose own clock was ahead does not wait for years.
 	forget(t, start, id)
 	b.now = b.now.AddDate(30, 0, 0)
