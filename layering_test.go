@@ -17,7 +17,7 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 var groups = [][]string{
 	{"durable", "chunk", "seal", "config", "exclude", "limit", "tailscale", "service"},
 	{"storage"},
-	{"httpstore"},
+	{"httpstore", "parity"},
 	{"sftp", "s3", "gcs", "azure"},
 	{"location"},
 	{"repo"},
@@ -33,22 +33,23 @@ var groups = [][]string{
 
 // only lists imports that one package keeps to itself.
 var only = map[string]string{
-	"crypto/aes":                    "seal",
-	"crypto/cipher":                 "seal",
-	"golang.org/x/crypto/argon2":    "seal",
-	"github.com/gofrs/flock":        "durable",
-	"github.com/spf13/cobra":        "",
-	"github.com/vbauerster/mpb/v8":  "",
-	"github.com/jedib0t/go-pretty":  "",
-	"github.com/klauspost/compress": "repo",
-	"golang.org/x/time":             "storage",
-	"github.com/minio/minio-go":     "s3",
-	"tailscale.com":                 "tailscale",
-	"gvisor.dev":                    "tailscale",
-	"golang.org/x/oauth2":           "gcs",
-	"github.com/Azure":              "azure",
-	"github.com/pkg/sftp":           "sftp",
-	"golang.org/x/crypto/ssh":       "sftp",
+	"crypto/aes":                       "seal",
+	"crypto/cipher":                    "seal",
+	"golang.org/x/crypto/argon2":       "seal",
+	"github.com/gofrs/flock":           "durable",
+	"github.com/spf13/cobra":           "",
+	"github.com/vbauerster/mpb/v8":     "",
+	"github.com/jedib0t/go-pretty":     "",
+	"github.com/klauspost/compress":    "repo",
+	"github.com/klauspost/reedsolomon": "parity",
+	"golang.org/x/time":                "storage",
+	"github.com/minio/minio-go":        "s3",
+	"tailscale.com":                    "tailscale",
+	"gvisor.dev":                       "tailscale",
+	"golang.org/x/oauth2":              "gcs",
+	"github.com/Azure":                 "azure",
+	"github.com/pkg/sftp":              "sftp",
+	"golang.org/x/crypto/ssh":          "sftp",
 }
 
 func TestLayering(t *testing.T) {
