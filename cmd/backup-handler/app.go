@@ -428,10 +428,23 @@ func (a *app) newAccess(o job.AccessOptions) (*job.Access, error) {
 	o.Tailnet = a.tailnet
 	o.NoCache, o.Env, o.Prompt, o.Limits, o.OnRetry = a.noCache, a.env, a.prompter(), a.limits, a.retrying
 	acc, err := job.NewAccess(a.cfg, o)
-	if err == nil && a.proving {
+	switch {
+	case err != nil:
+	case a.proving: // it reports what is damaged
 		acc.CacheSize = 0
+	default:
+		acc.OnMended = a.mended
 	}
 	return acc, job.Fail(job.ExitUsage, err, "")
+}
+
+// mended warns of damage that repair data has made good.
+func (a *app) mended(place string, objects []string) {
+	more := ""
+	if n := len(objects) - 1; n > 0 {
+		more = fmt.Sprintf(", and %s more", countText(int64(n)))
+	}
+	a.warn("%s: damaged, and read as repair data has it: %s%s; 'backup-handler verify --heal' puts it right", place, objects[0], more)
 }
 
 // open opens the first repository that can be opened, for a command that reads.

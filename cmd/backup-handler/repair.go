@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"os"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -18,34 +20,44 @@ import (
 )
 
 type repairFlags struct {
-	from   string
-	keys   otherKeys
-	dryRun bool
+	from     string
+	keys     otherKeys
+	noSource bool
+	dryRun   bool
 }
 
 func (a *app) repairCommand() *cobra.Command {
 	var f repairFlags
 	c := &cobra.Command{
-		Use:   "repair --from LOCATION [--backup-dirs DAMAGED]",
-		Short: "Heal a damaged repository from another one that has the same data",
-		Long: `Heal a damaged repository from another one that has the same data.
+		Use:   "repair [--from LOCATION] [--backup-dirs DAMAGED]",
+		Short: "Heal a damaged repository, from whatever still has the data",
+		Long: `Heal a damaged repository, from whatever still has the data.
 
 The damaged repository is --backup-dirs, or the only one of the configuration that
 is not --from. Every byte of it is read. What its snapshots need and cannot be read
-is stored again; a snapshot that does not open is exchanged for that of the same ID
-in --from, the one case in which an object is replaced. Then every byte is read
-again. --from is only read. What is still lost is listed by name.
+is stored again, taken from
+
+  its repair data, if it has some ([REPOSITORY] parity);
+  --from, another repository that has the same data, which is only read;
+  the files of this host that its snapshots were made of, as far as their bytes are
+  still the same (not with --no-source).
+
+Config, key slots and snapshots that are damaged or gone get the bytes back that
+they had, from their repair data; a snapshot that does not open otherwise is
+exchanged for that of the same ID in --from. Then every byte is read again. What is
+still lost is listed by name.
 
 Damaged packs are condemned: backups no longer rely on them, and 'backup-handler
 prune' stores what is good of them elsewhere and deletes them. Until then 'verify'
 says "DAMAGED, but every snapshot is whole".
 
 --dry-run reads the damaged repository, and tells what would be stored, exchanged,
-and lost all the same as far as the index of --from knows.
+and lost all the same, as far as the index of --from knows.
 
 Exit codes: 0 every snapshot is whole, or (--dry-run) would be · 1 something is
 still lost, or usage · 3 something could not be stored · 130 interrupted`,
-		Example: `  backup-handler repair --from /mnt/nas/backup --backup-dirs /mnt/disk/backup --dry-run
+		Example: `  backup-handler repair --backup-dirs /mnt/disk/backup --dry-run
+  backup-handler repair --from /mnt/nas/backup --backup-dirs /mnt/disk/backup
   backup-handler repair --from sftp://nas/backup --from-key-file nas.key`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.repair(cmd.Context(), &f) },
@@ -53,19 +65,24 @@ still lost, or usage · 3 something could not be stored · 130 interrupted`,
 	fl := c.Flags()
 	fl.StringVar(&f.from, "from", "", "repository that is whole")
 	f.keys.register(c, "from", "--from, where another key than the damaged one's opens it")
+	fl.BoolVar(&f.noSource, "no-source", false, "do not look for what is lost in the files of this host")
 	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be done; write nothing")
 	return c
 }
 
 type repairReport struct {
 	Repository string `json:"repository"`
-	From       string `json:"from"`
+	From       string `json:"from,omitempty"`
 	DryRun     bool   `json:"dry_run,omitempty"`
 	// Whole: every snapshot can be restored, now or, dry, afterwards.
-	Whole     bool                 `json:"whole"`
-	Healed    int64                `json:"healed_files"`
-	Chunks    int64                `json:"chunks_stored"`
-	Bytes     int64                `json:"bytes_stored"` // of these chunks, uncompressed
+	Whole  bool  `json:"whole"`
+	Healed int64 `json:"healed_files"`
+	Chunks int64 `json:"chunks_stored"`
+	Bytes  int64 `json:"bytes_stored"` // of these chunks, uncompressed
+	// BySource: chunks stored, by where they came from.
+	BySource  map[string]int64     `json:"by_source,omitempty"`
+	Objects   []repo.DamagedObject `json:"healed_objects,omitempty"`
+	Protected int                  `json:"protected_objects,omitempty"`
 	Exchanged []repo.ID            `json:"exchanged_snapshots"`
 	Failed    []failedSnapshotJSON `json:"failed_snapshots,omitempty"`
 	Lost      []verify.LostFile    `json:"lost,omitempty"`
@@ -76,9 +93,6 @@ type repairReport struct {
 }
 
 func (a *app) repair(ctx context.Context, f *repairFlags) error {
-	if f.from == "" {
-		return usageError("add --from LOCATION, another repository that has the same data", "repair from what?")
-	}
 	a.proving = true
 	if err := a.load(); err != nil {
 		return err
@@ -91,14 +105,7 @@ func (a *app) repair(ctx context.Context, f *repairFlags) error {
 	if len(locations) != 1 {
 		return usageError("name it with --backup-dirs", "one repository is repaired at a time, not %d", len(locations))
 	}
-	if err := checkLocations([]string{f.from}); err != nil {
-		return err
-	}
 	acc, err := a.access(false, nil)
-	if err != nil {
-		return err
-	}
-	fromAcc, err := a.otherAccess(&f.keys, false, nil)
 	if err != nil {
 		return err
 	}
@@ -109,6 +116,9 @@ func (a *app) repair(ctx context.Context, f *repairFlags) error {
 			total.Store(t)
 		}
 	}}
+	if !f.noSource {
+		o.Host, _ = os.Hostname() // without a name there is no snapshot of it
+	}
 	if o.Write, err = a.writerOptions(); err != nil {
 		return job.Fail(job.ExitUsage, err, "")
 	}
@@ -117,35 +127,26 @@ func (a *app) repair(ctx context.Context, f *repairFlags) error {
 		return job.Fail(job.ExitUsage, err, openHint(err))
 	}
 	defer d.Close()
-	from, err := fromAcc.OpenDestination(ctx, f.from)
-	if err != nil {
-		return job.Fail(job.ExitUsage, err, openHint(err))
-	}
-	defer from.Close()
-	if err := from.Load(ctx); err != nil {
-		return job.Fail(job.ExitUsage, fmt.Errorf("%s: %w", quote(f.from), err), "")
-	}
 	a.recordKeys(acc)
-	a.recordKeys(fromAcc)
+	var from *job.Destination
+	if f.from != "" {
+		if from, err = a.openFrom(ctx, f); err != nil {
+			return err
+		}
+		defer from.Close()
+	}
 	start := time.Now()
 	m := a.meter("repair", func() sample { return sample{bytes: done.Load(), totalBytes: total.Load()} })
 	res, err := job.Repair(ctx, d, from, o)
 	m.stop()
 	if !f.dryRun {
 		ok := err == nil && res.Whole()
-		a.record("repair", slog.String("repository", d.Place), slog.String("from", from.Place), slog.Bool("ok", ok))
+		a.record("repair", slog.String("repository", d.Place), slog.String("from", f.from), slog.Bool("ok", ok))
 	}
 	if err != nil {
 		return err
 	}
-	rep := repairReport{
-		Repository: d.Place, From: from.Place, DryRun: f.dryRun, Whole: res.Whole(), Healed: res.Healed(), Chunks: res.Chunks, Bytes: res.Bytes,
-		Exchanged: append([]repo.ID{}, res.Exchanged...), Lost: res.Lost, LostCount: res.LostCount, Before: res.Before, After: res.After,
-		Seconds: time.Since(start).Seconds(),
-	}
-	for _, x := range res.Failed {
-		rep.Failed = append(rep.Failed, failedSnapshotJSON{x.ID, oneLine(x.Err.Error())})
-	}
+	rep := newRepairReport(d, from, res, f.dryRun, time.Since(start))
 	err = a.print(rep, func(w io.Writer) error {
 		if !a.quiet || !rep.Whole {
 			repairText(w, &rep)
@@ -158,26 +159,71 @@ func (a *app) repair(ctx context.Context, f *repairFlags) error {
 	return repairOutcome(&rep)
 }
 
+// openFrom opens the repository of --from, with keys of its own.
+func (a *app) openFrom(ctx context.Context, f *repairFlags) (*job.Destination, error) {
+	if err := checkLocations([]string{f.from}); err != nil {
+		return nil, err
+	}
+	acc, err := a.otherAccess(&f.keys, false, nil)
+	if err != nil {
+		return nil, err
+	}
+	from, err := acc.OpenDestination(ctx, f.from)
+	if err != nil {
+		return nil, job.Fail(job.ExitUsage, err, openHint(err))
+	}
+	if err := from.Load(ctx); err != nil {
+		from.Close()
+		return nil, job.Fail(job.ExitUsage, fmt.Errorf("%s: %w", quote(f.from), err), "")
+	}
+	a.recordKeys(acc)
+	return from, nil
+}
+
+func newRepairReport(d, from *job.Destination, res *job.RepairResult, dryRun bool, took time.Duration) repairReport {
+	rep := repairReport{
+		Repository: d.Place, DryRun: dryRun, Whole: res.Whole(), Healed: res.Healed(), Chunks: res.Chunks, Bytes: res.Bytes,
+		BySource: res.BySource, Objects: res.Objects, Protected: res.Protected,
+		Exchanged: append([]repo.ID{}, res.Exchanged...), Lost: res.Lost, LostCount: res.LostCount, Before: res.Before, After: res.After,
+		Seconds: took.Seconds(),
+	}
+	if from != nil {
+		rep.From = from.Place
+	}
+	for _, x := range res.Failed {
+		rep.Failed = append(rep.Failed, failedSnapshotJSON{x.ID, oneLine(x.Err.Error())})
+	}
+	return rep
+}
+
 func repairText(w io.Writer, rep *repairReport) {
 	b := rep.Before
 	switch {
 	case b.OK():
 		fmt.Fprintf(w, "%s  ok: there is nothing to repair\n", quote(rep.Repository))
+		protectedText(w, rep)
 		return
 	case b.Snapshots == 0 && len(b.BadSnapshots) == 0:
 		fmt.Fprintf(w, "%s  NOTHING TO REPAIR: it has no snapshot\n", quote(rep.Repository))
 		return
 	}
 	fmt.Fprintf(w, "%s  %s files were lost, %s snapshots did not open\n", quote(rep.Repository), countText(b.LostCount), countText(int64(len(b.BadSnapshots))))
-	stored, exchanged := "stored", "exchanged"
+	stored, exchanged, healed := "stored", "exchanged", "healed"
 	if rep.DryRun {
-		stored, exchanged = "would store", "would exchange"
+		stored, exchanged, healed = "would store", "would exchange", "would heal"
 	}
-	fmt.Fprintf(w, "  %-15s %s chunks again, %s, from %s\n", stored, countText(rep.Chunks), bytesText(rep.Bytes), quote(rep.From))
+	fmt.Fprintf(w, "  %-15s %s chunks again, %s\n", stored, countText(rep.Chunks), bytesText(rep.Bytes))
+	for _, name := range slices.Sorted(maps.Keys(rep.BySource)) {
+		fmt.Fprintf(w, "  %-15s %s chunks of these from %s\n", "", countText(rep.BySource[name]), quote(name))
+	}
+	for _, x := range rep.Objects {
+		fmt.Fprintf(w, "  %-15s %s, from its repair data\n", healed, x.Name)
+	}
 	for _, id := range rep.Exchanged {
 		fmt.Fprintf(w, "  %-15s snapshot %s\n", exchanged, id.Short())
 	}
-	fmt.Fprintf(w, "  %-15s %s files\n", map[bool]string{false: "healed", true: "would heal"}[rep.DryRun], countText(rep.Healed))
+	fmt.Fprintf(w, "  %-15s %s files\n", healed, countText(rep.Healed))
+	protectedText(w, rep)
 	for _, x := range rep.Failed {
 		fmt.Fprintf(w, "  STILL DAMAGED   snapshot %s: %s\n", x.ID.Short(), x.Error)
 	}
@@ -196,6 +242,12 @@ func repairText(w io.Writer, rep *repairReport) {
 		fmt.Fprintln(w, "dry run: nothing was written; NOT EVERYTHING would be whole")
 	default:
 		fmt.Fprintln(w, "NOT EVERYTHING is whole")
+	}
+}
+
+func protectedText(w io.Writer, rep *repairReport) {
+	if rep.Protected > 0 {
+		fmt.Fprintf(w, "  %-15s repair data of %s objects that had none\n", "made", countText(int64(rep.Protected)))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -22,9 +23,9 @@ import (
 )
 
 type verifyFlags struct {
-	readData, ignoreOwner, ignoreExtra, numeric bool
-	sample, against                             string
-	include, exclude                            []string
+	readData, heal, ignoreOwner, ignoreExtra, numeric bool
+	sample, against                                   string
+	include, exclude                                  []string
 }
 
 func (a *app) verifyCommand() *cobra.Command {
@@ -41,6 +42,10 @@ byte; --sample 5% a random share of them. With [VERIFY] read_data_days = 30, and
 called every day, verify reads a thirtieth, another one each day; days that were
 missed are made up for.
 
+--heal reads every byte, and repairs what is damaged from the repair data of the
+repository ([REPOSITORY] parity) and from the files of this host, as 'repair' does
+without --from; what has no repair data yet gets it.
+
 With a snapshot and --against, each file of DIR is read and compared with the
 snapshot: content, owners, modes, times, attributes, missing and extra entries.
 
@@ -50,6 +55,7 @@ Exit codes: 0 everything is whole, or equal · 1 damage, differences, nothing to
 check, or usage · 130 interrupted`,
 		Example: `  backup-handler verify --backup-dirs /mnt/disk/backup
   backup-handler verify --read-data
+  backup-handler verify --heal
   backup-handler verify latest:/etc --against /etc`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -65,6 +71,7 @@ check, or usage · 130 interrupted`,
 	a.filterFlags(c)
 	a.pathFlag(c)
 	fl.BoolVar(&f.readData, "read-data", false, "read and check every byte")
+	fl.BoolVar(&f.heal, "heal", false, "read and check every byte, and repair what is damaged")
 	fl.StringVar(&f.sample, "sample", "", "read and check a random share of the data, e.g. 5%")
 	fl.StringVar(&f.against, "against", "", "directory to compare with")
 	fl.StringArrayVar(&f.include, "include", nil, "compare only what matches (as restore)")
@@ -75,6 +82,8 @@ check, or usage · 130 interrupted`,
 	c.MarkFlagsMutuallyExclusive("read-data", "sample")
 	c.MarkFlagsMutuallyExclusive("read-data", "against")
 	c.MarkFlagsMutuallyExclusive("sample", "against")
+	c.MarkFlagsMutuallyExclusive("heal", "sample")
+	c.MarkFlagsMutuallyExclusive("heal", "against")
 	return c
 }
 
@@ -100,6 +109,7 @@ type verifyReport struct {
 	Seconds    float64        `json:"seconds"`
 	Error      string         `json:"error,omitempty"`
 	Report     *verify.Report `json:"report,omitempty"`
+	Repair     *repairReport  `json:"repair,omitempty"` // with --heal
 }
 
 func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
@@ -111,12 +121,12 @@ func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
 	if err := a.load(); err != nil {
 		return err
 	}
-	o := verify.Options{ReadData: f.readData, Sample: share, Workers: max(2, runtime.GOMAXPROCS(0))}
+	o := verify.Options{ReadData: f.readData || f.heal, Sample: share, Workers: max(2, runtime.GOMAXPROCS(0))}
 	days, err := a.cfg.ReadDataDays()
 	if err != nil {
 		return job.Fail(job.ExitUsage, err, "")
 	}
-	if f.readData || share > 0 {
+	if o.ReadData || share > 0 {
 		days = 0
 	}
 	locations, err := a.locations()
@@ -131,7 +141,7 @@ func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
 	ok := true
 	var hints []string
 	for _, l := range locations {
-		rep := a.verifyOne(ctx, acc, l, o, days, &hints)
+		rep := a.verifyOne(ctx, acc, l, o, days, f.heal, &hints)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -151,8 +161,9 @@ func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
 	return &job.Failure{Code: job.ExitUsage, Err: errReported, Hint: strings.Join(hints, "; ")}
 }
 
-// verifyOne verifies a repository; with days, the share of the data that is due today.
-func (a *app) verifyOne(ctx context.Context, acc *job.Access, location string, o verify.Options, days int, hints *[]string) verifyReport {
+// verifyOne verifies a repository; with days, the share of the data that is due today;
+// with heal, it repairs what is damaged.
+func (a *app) verifyOne(ctx context.Context, acc *job.Access, location string, o verify.Options, days int, heal bool, hints *[]string) verifyReport {
 	start := time.Now()
 	today := start.Unix() / 86400
 	rep := verifyReport{Repository: location}
@@ -188,24 +199,52 @@ func (a *app) verifyOne(ctx context.Context, acc *job.Access, location string, o
 			total.Store(t)
 		}
 	}
-	rep.Report, err = verify.Run(ctx, d.Repo, o)
+	if heal {
+		err = a.heal(ctx, d, &o, &rep)
+	} else {
+		rep.Report, err = verify.Run(ctx, d.Repo, o)
+	}
 	m.stop()
 	if err != nil {
 		return fail(err)
 	}
-	rep.OK = rep.Report.OK()
+	rep.OK = rep.Report.OK() || rep.Repair != nil && rep.Repair.Whole
 	rep.Seconds = time.Since(start).Seconds()
 	if rep.OK {
 		a.rememberVerified(d, &o, days, start)
 	}
 	switch r := rep.Report; {
 	case rep.OK || r.Snapshots == 0:
+	case r.Whole():
+		*hints = append(*hints, "'backup-handler verify --heal' repairs what is damaged")
 	case len(r.Index.MissingPacks)+len(r.Index.ResizedPacks)+len(r.Index.DamagedPacks) > 0:
 		*hints = append(*hints, "a backup stores again what missing packs held and the sources still have; restore gives back everything that is whole")
 	default:
 		*hints = append(*hints, "restore gives back everything that is whole; back up to a new repository, and keep this one for its history")
 	}
 	return rep
+}
+
+// heal verifies a repository, and repairs what is damaged without another one.
+func (a *app) heal(ctx context.Context, d *job.Destination, o *verify.Options, rep *verifyReport) error {
+	ro := job.RepairOptions{Workers: o.Workers, Progress: o.Progress}
+	ro.Host, _ = os.Hostname() // without a name there is no snapshot of it
+	var err error
+	if ro.Write, err = a.writerOptions(); err != nil {
+		return err
+	}
+	start := time.Now()
+	res, err := job.Repair(ctx, d, nil, ro)
+	a.record("repair", slog.String("repository", d.Place), slog.Bool("ok", err == nil && res.Whole()))
+	if err != nil {
+		return err
+	}
+	repair := newRepairReport(d, nil, res, false, time.Since(start))
+	rep.Report, rep.Repair = res.Before, &repair
+	if res.After != nil {
+		rep.Report = res.After
+	}
+	return nil
 }
 
 // rememberVerified notes what has been proven: retention keeps it, and the rotation of
@@ -246,7 +285,14 @@ func (a *app) verifyText(w io.Writer, rep *verifyReport) {
 	if rep.OK && a.quiet {
 		return
 	}
+	if rep.Repair != nil && !rep.Repair.Before.OK() {
+		repairText(w, rep.Repair)
+		return
+	}
 	fmt.Fprintf(w, "%s  %s\n", quote(rep.Repository), state)
+	if rep.Repair != nil {
+		protectedText(w, rep.Repair)
+	}
 	fmt.Fprintf(w, "  checked   %s snapshots, %s directories, %s files, %s chunks in %s\n",
 		countText(r.Snapshots), countText(r.Dirs), countText(r.Files), countText(r.Chunks), durationText(time.Duration(rep.Seconds*float64(time.Second))))
 	if r.PacksRead > 0 {

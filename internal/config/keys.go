@@ -172,6 +172,8 @@ func currentSections() []Section {
 				Doc: "How hard to compress; data that does not shrink is stored as it is. `default` is as hard as pays: where it gains next to nothing, it makes do with `fastest`."},
 			{Name: "file_sha256", Type: Bool, Default: "False",
 				Doc: "Record the SHA-256 of every file, which costs a second pass over files of several chunks."},
+			{Name: "parity", Type: Int, Default: "0", Unit: "%", Max: 50, Example: "5%",
+				Doc: "Repair data stored with each pack, as a share of it, so that flipped bits and lost sectors heal by themselves; config, keys and snapshots are stored twice then. 0 for none. 'backup-handler verify --heal' makes up for what has none yet."},
 		}},
 		{Name: "VERIFY", Doc: "Proof that what is stored can be read.", Keys: []Key{
 			{Name: "read_data_days", Type: Int, Default: "0", Unit: "d", Max: 3650, Example: "30",

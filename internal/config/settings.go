@@ -95,6 +95,7 @@ func (c *Config) Encryption() (Encryption, error) {
 type Repository struct {
 	Compression string // "off", "fastest", "default", "better" or "best"
 	FileSHA256  bool   // record the SHA-256 of files of several chunks too
+	Parity      int    // repair data, in percent; 0 for none
 }
 
 // Repository returns the section [REPOSITORY].
@@ -103,6 +104,7 @@ func (c *Config) Repository() (Repository, error) {
 	return Repository{
 		Compression: get(&r, c.Value("REPOSITORY", "compression"), Value.Text),
 		FileSHA256:  get(&r, c.Value("REPOSITORY", "file_sha256"), Value.Bool),
+		Parity:      int(get(&r, c.Value("REPOSITORY", "parity"), Value.Int)),
 	}, r.err
 }
 

@@ -180,6 +180,9 @@ func (v Value) Int() (int64, error) {
 	if err != nil || text == "" {
 		return 0, err
 	}
+	if v.Key.Unit == "%" {
+		text = strings.TrimSuffix(text, "%")
+	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	switch {
 	case err != nil:

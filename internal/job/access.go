@@ -43,11 +43,15 @@ type Access struct {
 	KDF         seal.KDF
 	CacheDir    string // "" for no cache
 	CacheSize   int64  // bytes of each remote repository's directories
+	Parity      int    // as in repo.Options
 	// Stores opens what a location names.
 	Stores *location.Settings
 	// Prompt asks for a passphrase, when nothing else opens a repository. nil:
 	// nobody is there to ask. confirm: for a new one, asked twice.
 	Prompt func(question string, confirm bool) ([]byte, error)
+	// OnMended, if set, is told what was damaged in a repository, and read as its
+	// repair data has it, when the repository is closed.
+	OnMended func(place string, objects []string)
 	// KeysLoaded lists where keys came from, for the audit log; never the keys.
 	KeysLoaded []string
 }
@@ -94,6 +98,11 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if a.CacheSize, err = cfg.CacheSize(); err != nil {
 		return nil, err
 	}
+	rc, err := cfg.Repository()
+	if err != nil {
+		return nil, err
+	}
+	a.Parity = rc.Parity
 	if enc.KDF == "argon2id" {
 		a.KDF = seal.Argon2id(3, 64<<10, 1)
 	}
@@ -303,7 +312,7 @@ func (a *Access) Open(ctx context.Context, place string) (*repo.Repository, erro
 
 // openStore opens the repository in a store, which it closes if there is none.
 func (a *Access) openStore(ctx context.Context, place string, b storage.Backend) (*repo.Repository, error) {
-	o := repo.Options{Credentials: a.Credentials, CacheDir: a.CacheDir}
+	o := repo.Options{Credentials: a.Credentials, CacheDir: a.CacheDir, Parity: a.Parity}
 	if location.IsRemote(place) {
 		o.CacheBytes, o.Transfers, o.Reads = a.CacheSize, location.Transfers, location.Reads
 	}
@@ -381,7 +390,7 @@ func (a *Access) make(ctx context.Context, place string, sibling *repo.Repositor
 		return nil, named(place, err)
 	}
 	err = repo.Init(ctx, b, repo.InitOptions{
-		Lockers: lockers, Sibling: sibling,
+		Lockers: lockers, Sibling: sibling, Parity: a.Parity,
 		Wrap: seal.WrapOptions{Created: time.Now(), KDF: a.KDF},
 	})
 	if err != nil && !errors.Is(err, repo.ErrExists) {

@@ -41,12 +41,14 @@ type Destination struct {
 	Err error
 	// Copied are snapshots that were copied here in this run.
 	Copied []repo.ID
+
+	onMended func(place string, objects []string)
 }
 
 // OpenDestination opens the repository of a location, its own or that in its
 // SubDir.
 func (a *Access) OpenDestination(ctx context.Context, place string) (*Destination, error) {
-	d := &Destination{Location: place, Place: place}
+	d := &Destination{Location: place, Place: place, onMended: a.OnMended}
 	var err error
 	d.Repo, err = a.Open(ctx, place)
 	if none, ok := errors.AsType[*noRepository](err); ok && !none.maySub {
@@ -195,6 +197,9 @@ func (d *Destination) LoadSnapshots(ctx context.Context) error {
 func (d *Destination) Close() error {
 	if d.Repo == nil {
 		return nil
+	}
+	if objects := d.Repo.Mended(); len(objects) > 0 && d.onMended != nil {
+		d.onMended(d.Place, objects)
 	}
 	return d.Repo.Close()
 }

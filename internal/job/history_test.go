@@ -119,7 +119,11 @@ func (h *history) count(what string) {
 
 // open opens a store, over a backend that may fail.
 func (h *history) open(ctx context.Context, b storage.Backend, n int) (*Destination, error) {
-	r, err := repo.Open(ctx, kept{b}, repo.Options{Credentials: []seal.Credential{seal.None{}}})
+	o := repo.Options{Credentials: []seal.Credential{seal.None{}}}
+	if n == 0 { // the first one has repair data
+		o.Parity = 10
+	}
+	r, err := repo.Open(ctx, kept{b}, o)
 	if err != nil {
 		return nil, err
 	}
@@ -321,6 +325,15 @@ func (x *historyHost) damage() {
 		return
 	}
 	defer damaged.Close()
+	if n == 0 { // where a fault has left a pack without repair data, the other one has to help
+		if res, err := Repair(ctx, damaged, nil, RepairOptions{Workers: 2}); err != nil {
+			h.t.Errorf("repair without the other: %v", err)
+			return
+		} else if res.Whole() {
+			h.count("damage and heal")
+			return
+		}
+	}
 	res, err := Repair(ctx, damaged, other, RepairOptions{Workers: 2})
 	if err != nil || !res.Whole() {
 		h.t.Errorf("repair: %+v, %v", res, err)

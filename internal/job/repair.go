@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
@@ -18,6 +21,9 @@ type RepairOptions struct {
 	DryRun  bool
 	Write   repo.WriterOptions
 	Workers int // as in verify.Options
+	// Host is this one: what its snapshots have lost is looked for in the files that it
+	// was read from. "": nowhere.
+	Host string
 	// Progress, if set, is as in verify.Options, for the two verifications.
 	Progress func(stage string, done, total int64)
 }
@@ -30,12 +36,19 @@ type RepairResult struct {
 	// Chunks that were stored again, and their bytes, uncompressed. Between siblings
 	// whole blocks move, which may bring some that nothing needs.
 	Chunks, Bytes int64
-	// Exchanged are snapshots whose damaged objects were replaced.
+	// BySource is Chunks by where they came from: "repair data", the other repository's
+	// name, "files of this host". Dry, it is nil.
+	BySource map[string]int64
+	// Healed objects have the bytes again that they had; Exchanged are snapshots whose
+	// damaged objects were replaced by those of the other repository.
+	Objects   []repo.DamagedObject
 	Exchanged []repo.ID
 	// Failed are damaged snapshots that could not be replaced.
 	Failed []FailedSnapshot
+	// Protected is how many objects got the repair data that they did not have.
+	Protected int
 	// Lost is what is lost all the same: at most verify.MaxLost of LostCount. Dry, it
-	// is what the other repository lacks, as far as its index tells.
+	// is what nobody has, as far as the index of the other repository tells.
 	Lost      []verify.LostFile
 	LostCount int64
 }
@@ -45,7 +58,13 @@ func (r *RepairResult) Whole() bool {
 	if r.After != nil {
 		return r.After.Whole() && len(r.Failed) == 0
 	}
-	return r.Before.Snapshots+int64(len(r.Exchanged)) > 0 && r.LostCount == 0 && len(r.Failed) == 0
+	snapshots := r.Before.Snapshots + int64(len(r.Exchanged))
+	for _, x := range r.Objects {
+		if strings.HasPrefix(x.Name, "snapshots/") {
+			snapshots++
+		}
+	}
+	return snapshots > 0 && r.LostCount == 0 && len(r.Failed) == 0
 }
 
 // Healed counts the files that were lost before and are not now.
@@ -69,28 +88,41 @@ func (r *RepairResult) Healed() (n int64) {
 	return n
 }
 
+// Names of what a repair takes chunks from.
+const (
+	fromRepairData = "repair data"
+	fromFiles      = "files of this host"
+)
+
 // A repairer is one Repair.
 type repairer struct {
-	d, from *Destination
+	d, from *Destination // from may be nil
+	o       *RepairOptions
 	res     *RepairResult
+	// mending is a view of d that has what repair data rebuilds; nil: there is none.
+	mending *repo.Repository
+	probed  map[repo.Block]bool // blocks of mending: whether they can be read
 	// bodies are those of snapshots whose objects are damaged, from the other side.
 	bodies map[repo.ID][]byte
 	// snaps are all snapshots that d has, or will have.
 	snaps []*tree.Snapshot
 }
 
-// Repair heals a repository from another one, which is loaded: everything is read;
-// chunks that a snapshot needs and that cannot be read are stored again; damaged
-// snapshots that the other one has are exchanged; everything is read again. Nothing
-// else is deleted or changed: damaged packs and index objects stay beside what
-// replaces them.
+// Repair heals a repository: everything is read; chunks that a snapshot needs and that
+// cannot be read are stored again, from its repair data, from another repository, which
+// is loaded (from, nil for none), and from the files that they were read from;
+// config, key slots and snapshots are put right; everything is read again. Damaged packs
+// are condemned, nothing else is deleted or changed.
 //
 // Neither may keep metadata on this machine (repo.Options.CacheBytes): what is read
 // has to come from where it is. The error is a *Failure; ExitPartial if something
 // could not be stored: then a second run goes on.
 func Repair(ctx context.Context, d, from *Destination, o RepairOptions) (*RepairResult, error) {
-	p := repairer{d: d, from: from, res: new(RepairResult), bodies: make(map[repo.ID][]byte)}
-	if d.Repo.ID() == from.Repo.ID() {
+	p := repairer{
+		d: d, from: from, o: &o, bodies: make(map[repo.ID][]byte), probed: make(map[repo.Block]bool),
+		res: &RepairResult{BySource: make(map[string]int64)},
+	}
+	if from != nil && d.Repo.ID() == from.Repo.ID() {
 		return nil, Fail(ExitUsage, fmt.Errorf("%s is the damaged repository itself", from.Place), "--from takes another one that has the same data")
 	}
 	check := verify.Options{ReadData: true, Workers: o.Workers, Progress: o.Progress}
@@ -102,38 +134,82 @@ func Repair(ctx context.Context, d, from *Destination, o RepairOptions) (*Repair
 		return nil, Fail(ExitUsage, fmt.Errorf("%s: %w", d.Location, err), hint(err))
 	}
 	p.snaps = slices.Clone(d.Snapshots)
+	if err := p.healObjects(ctx); err != nil {
+		return p.res, err
+	}
 	if err := p.fetchSnapshots(ctx); err != nil {
 		return nil, Fail(ExitUsage, fmt.Errorf("%s: %w", from.Location, err), hint(err))
 	}
-	if p.res.Before.Whole() && (o.DryRun || p.res.Before.Index.Adopted == 0) {
+	if p.res.Before.Whole() && !d.Repo.Distrusts() && (o.DryRun || p.res.Before.Index.Adopted == 0) {
 		if o.DryRun {
 			return p.res, nil
 		}
-		return p.res, p.condemn(ctx)
+		return p.res, p.protect(ctx)
+	}
+	if p.mending, err = d.Repo.Mending(ctx, p.res.Before.Index.ResizedPacks); err != nil {
+		return p.res, Fail(ExitUsage, fmt.Errorf("%s: %w", d.Location, err), hint(err))
+	}
+	if p.mending != nil {
+		defer p.mending.Close()
 	}
 	if o.DryRun {
 		return p.res, p.predict(ctx)
 	}
-	if err := p.store(ctx, o.Write); err != nil {
+	if err := p.store(ctx); err != nil {
 		return p.res, Fail(ExitPartial, fmt.Errorf("%s: %w", d.Location, err), hint(err))
 	}
 	if err := p.exchange(ctx); err != nil {
 		return p.res, err
 	}
-	if err := p.condemn(ctx); err != nil {
+	if err := p.condemn(ctx, false); err != nil {
+		return p.res, err
+	}
+	if err := p.protect(ctx); err != nil {
 		return p.res, err
 	}
 	if p.res.After, err = verify.Run(ctx, d.Repo, check); err != nil {
 		return p.res, Fail(ExitUsage, fmt.Errorf("%s: verify again: %w", d.Location, err), hint(err))
 	}
 	p.res.Lost, p.res.LostCount = p.res.After.Lost, p.res.After.LostCount
-	return p.res, nil
+	if !p.res.Whole() {
+		return p.res, nil // somebody may get something out of what is damaged
+	}
+	return p.res, p.condemn(ctx, true)
+}
+
+// healObjects puts config, key slots and snapshots right that have repair data.
+func (p *repairer) healObjects(ctx context.Context) error {
+	for _, x := range p.res.Before.Mendable {
+		if !p.o.DryRun {
+			if err := p.d.Repo.HealObject(ctx, x.Name); err != nil {
+				return Fail(ExitPartial, named(p.d.Location, err), "run it again")
+			}
+		}
+		p.res.Objects = append(p.res.Objects, x)
+	}
+	if len(p.res.Objects) == 0 || p.o.DryRun {
+		return nil
+	}
+	// Among them may be snapshots that were not listed.
+	if err := p.d.LoadSnapshots(ctx); err != nil {
+		return Fail(ExitUsage, fmt.Errorf("%s: %w", p.d.Location, err), hint(err))
+	}
+	p.snaps = slices.Clone(p.d.Snapshots)
+	return nil
+}
+
+// protect makes the repair data that is missing, where the configuration asks for it.
+func (p *repairer) protect(ctx context.Context) error {
+	n, err := p.d.Repo.Protect(ctx, repo.ProtectOptions{})
+	p.res.Protected = n
+	return Fail(ExitPartial, named(p.d.Location, err), "run it again")
 }
 
 // condemn sees to it that no backup relies on what is damaged, needed or not, and that
-// the next prunes delete it.
-func (p *repairer) condemn(ctx context.Context) error {
-	_, err := p.d.Repo.CondemnDamaged(ctx)
+// the next prunes delete it; with unknown, also packs of which nobody knows what is in
+// them.
+func (p *repairer) condemn(ctx context.Context, unknown bool) error {
+	_, err := p.d.Repo.CondemnDamaged(ctx, unknown)
 	return Fail(ExitPartial, named(p.d.Location, err), "what was stored again stays; run it again")
 }
 
@@ -142,6 +218,10 @@ func (p *repairer) fetchSnapshots(ctx context.Context) error {
 	for _, s := range p.d.Unreadable {
 		if !errors.Is(s.Err, repo.ErrCorrupt) {
 			p.fail(s.ID, s.Err) // of a newer version, or it could not be asked for
+			continue
+		}
+		if p.from == nil {
+			p.fail(s.ID, s.Err)
 			continue
 		}
 		body, err := p.from.Repo.SnapshotBody(ctx, s.ID)
@@ -170,20 +250,70 @@ func (p *repairer) fail(id repo.ID, err error) {
 	p.res.Failed = append(p.res.Failed, FailedSnapshot{id, err})
 }
 
-// store stores again what is lost and the other repository has.
-func (p *repairer) store(ctx context.Context, o repo.WriterOptions) error {
+// store stores again what is lost here and one of the others has.
+func (p *repairer) store(ctx context.Context) error {
+	o := p.o.Write
 	o.Readers = max(o.Readers, repo.CopyBatches)
 	w, err := p.d.Repo.NewWriter(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer w.Abort()
-	err = w.Salvage(ctx, p.from.Repo, p.lost(ctx))
-	if err == nil {
-		err = w.Flush()
+	took := func(name string, err error) error {
+		if n := w.Stats.ChunksAdded.Load() - p.res.Chunks; n > 0 {
+			p.res.BySource[name] += n
+		}
+		p.res.Chunks, p.res.Bytes = w.Stats.ChunksAdded.Load(), w.Stats.BytesAdded.Load()
+		return err
 	}
-	p.res.Chunks, p.res.Bytes = w.Stats.ChunksAdded.Load(), w.Stats.BytesAdded.Load()
-	return err
+	if p.mending != nil {
+		if err := took(fromRepairData, w.Salvage(ctx, p.mending, p.lost(ctx))); err != nil {
+			return err
+		}
+	}
+	if p.from != nil {
+		if err := took(p.from.Place, w.Salvage(ctx, p.from.Repo, p.lost(ctx))); err != nil {
+			return err
+		}
+	}
+	if p.o.Host != "" {
+		if err := took(fromFiles, p.salvageFiles(ctx, w)); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}
+
+// salvageFiles stores what is lost, and is still where the snapshots of this host have
+// read it.
+func (p *repairer) salvageFiles(ctx context.Context, w *repo.Writer) error {
+	batch := w.Batch(repo.Data)
+	k := walk{ctx: ctx, p: p, done: make(map[repo.ID]struct{}), lost: func(repo.Hash) bool { return true }}
+	k.file = func(path string, n *tree.Node) error {
+		f := original{path: path}
+		defer f.close()
+		offset := int64(0)
+		return tree.EachChunk(ctx, either{p}, n, func(c tree.Chunk) error {
+			at := offset
+			offset += int64(c.Size)
+			if w.Has(c.Hash) {
+				return nil
+			}
+			if data, ok := f.read(n, at, c); ok {
+				return batch.Copy(data, c.Hash)
+			}
+			return nil
+		})
+	}
+	for _, s := range p.snaps {
+		if s.Host != p.o.Host {
+			continue
+		}
+		if _, err := k.dir("/", s.Root); err != nil {
+			return err
+		}
+	}
+	return batch.Flush()
 }
 
 // exchange replaces damaged snapshots: docs/format.md §11. What they need was stored
@@ -220,13 +350,14 @@ func (p *repairer) predict(ctx context.Context) error {
 			return true
 		}
 		counted[id] = struct{}{}
-		if size, ok := p.from.Repo.Sound(hash); ok {
+		if size, ok := p.elsewhere(ctx, hash); ok {
 			p.res.Chunks++
 			p.res.Bytes += int64(size)
 		}
 		return true
 	}
 	for _, s := range p.snaps {
+		w.host = s.Host
 		w.nowhere = func(path, reason string) {
 			if p.res.LostCount++; len(p.res.Lost) < verify.MaxLost {
 				p.res.Lost = append(p.res.Lost, verify.LostFile{Snapshot: s.ID, Path: tree.Path(path), Reason: reason})
@@ -258,19 +389,44 @@ func (p *repairer) lost(ctx context.Context) iter.Seq2[repo.Hash, error] {
 
 var errStop = errors.New("stop")
 
-// A walk goes through trees, with what the two repositories together have of them. It
+// elsewhere says whether repair data or the other repository has a chunk.
+func (p *repairer) elsewhere(ctx context.Context, hash repo.Hash) (size uint32, ok bool) {
+	if p.mending != nil {
+		if loc, ok := p.mending.Locate(hash); ok {
+			readable, known := p.probed[loc.Block]
+			if !known {
+				_, err := p.mending.ReadBlock(ctx, &loc.Block, nil)
+				readable = err == nil
+				p.probed[loc.Block] = readable
+			}
+			if readable {
+				return loc.Size, true
+			}
+		}
+	}
+	if p.from == nil {
+		return 0, false
+	}
+	return p.from.Repo.Sound(hash)
+}
+
+// A walk goes through trees, with what the repositories together have of them. It
 // takes some 40 bytes of memory for each page of each directory.
 type walk struct {
 	ctx context.Context
 	p   *repairer
 	// lost is told of each chunk that cannot be read here; false ends the walk.
 	lost func(repo.Hash) bool
-	// nowhere, if set, is told of what is lost there too, in each snapshot.
+	// nowhere, if set, is told of what is lost everywhere, in each snapshot; host is
+	// the one that the snapshot is of.
 	nowhere func(path, reason string)
-	done    map[repo.ID]struct{} // pages that need not be gone through again
+	host    string
+	// file, if set, is told of each file.
+	file func(path string, n *tree.Node) error
+	done map[repo.ID]struct{} // pages that need not be gone through again
 }
 
-// chunk says whether one of the two has a chunk.
+// chunk says whether a chunk is somewhere, where that is asked for (nowhere).
 func (w *walk) chunk(c tree.Chunk) (bool, error) {
 	if _, ok := w.p.d.Repo.Sound(c.Hash); ok {
 		return true, nil
@@ -278,12 +434,15 @@ func (w *walk) chunk(c tree.Chunk) (bool, error) {
 	if !w.lost(c.Hash) {
 		return false, errStop
 	}
-	_, ok := w.p.from.Repo.Sound(c.Hash)
+	if w.nowhere == nil {
+		return true, nil
+	}
+	_, ok := w.p.elsewhere(w.ctx, c.Hash)
 	return ok, nil
 }
 
 // dir goes through the pages of a directory and all below it, and says whether all of
-// it is in one of the two.
+// it is somewhere.
 func (w *walk) dir(path string, pages []tree.Chunk) (bool, error) {
 	whole := true
 	for _, c := range pages {
@@ -330,45 +489,125 @@ func (w *walk) node(path string, n *tree.Node) (bool, error) {
 	if n.Type == tree.Dir {
 		return w.dir(path, n.Content)
 	}
+	if w.file != nil && n.Type == tree.File {
+		err := w.file(path, n)
+		if isDamage(err) {
+			err = nil // its list of chunks
+		}
+		return true, err
+	}
 	missing := 0
-	look := func(c tree.Chunk) error {
+	if n.Indirect { // the list of its chunks
+		for _, c := range n.Content {
+			ok, err := w.chunk(c)
+			if err != nil {
+				return false, err
+			}
+			if !ok {
+				missing++
+			}
+		}
+	}
+	f := original{path: path}
+	defer f.close()
+	offset := int64(0)
+	err := tree.EachChunk(w.ctx, either{w.p}, n, func(c tree.Chunk) error {
+		at := offset
+		offset += int64(c.Size)
 		ok, err := w.chunk(c)
+		if !ok && err == nil && w.host != "" && w.host == w.p.o.Host {
+			_, ok = f.read(n, at, c)
+		}
 		if !ok {
 			missing++
 		}
 		return err
+	})
+	if err != nil && !isDamage(err) {
+		return false, err
 	}
-	for _, c := range n.Content {
-		if err := look(c); err != nil {
-			return false, err
-		}
-	}
-	if n.Indirect {
-		err := tree.EachChunk(w.ctx, either{w.p}, n, look)
-		if err != nil && !isDamage(err) {
-			return false, err
-		}
-		if err != nil {
-			missing++
-		}
+	if err != nil {
+		missing++
 	}
 	if missing > 0 && w.nowhere != nil {
-		w.nowhere(path, fmt.Sprintf("%d of its chunks are in neither repository", missing))
+		w.nowhere(path, fmt.Sprintf("%d of its chunks are nowhere", missing))
 	}
 	return missing == 0, nil
 }
 
-// either loads metadata from the repository that has it.
+// either loads metadata from whoever has it.
 type either struct{ p *repairer }
 
 func (e either) Load(ctx context.Context, hash repo.Hash, size uint32, buf []byte) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if _, ok := e.p.d.Repo.Sound(hash); ok {
-		if data, err := e.p.d.Repo.Load(ctx, hash, size, buf); err == nil || !isDamage(err) {
-			return data, err
+	data, err := e.p.d.Repo.Load(ctx, hash, size, buf)
+	for _, r := range e.others() {
+		if err == nil || !isDamage(err) {
+			break
+		}
+		data, err = r.Load(ctx, hash, size, buf)
+	}
+	return data, err
+}
+
+func (e either) others() (all []*repo.Repository) {
+	if e.p.mending != nil {
+		all = append(all, e.p.mending)
+	}
+	if e.p.from != nil {
+		all = append(all, e.p.from.Repo)
+	}
+	return all
+}
+
+// An original is a file that a snapshot was made of, if it is still there.
+type original struct {
+	path  string
+	tried bool
+	f     *os.File
+	buf   []byte
+}
+
+// read reads the bytes that a chunk at an offset of a file's content had, and says
+// whether they are still the same. The slice holds until the next read.
+func (o *original) read(n *tree.Node, offset int64, c tree.Chunk) ([]byte, bool) {
+	if !o.tried {
+		o.tried = true
+		// A path that is no regular file any more, a link say, has other content.
+		if info, err := os.Lstat(o.path); err == nil && info.Mode().IsRegular() {
+			o.f, _ = os.Open(o.path)
 		}
 	}
-	return e.p.from.Repo.Load(ctx, hash, size, buf)
+	if o.f == nil {
+		return nil, false
+	}
+	extents := n.Extents
+	if extents == nil {
+		extents = []tree.Extent{{Length: n.Size}}
+	}
+	o.buf = slices.Grow(o.buf[:0], int(c.Size))[:c.Size]
+	todo := o.buf
+	for _, e := range extents {
+		if offset >= e.Length {
+			offset -= e.Length
+			continue
+		}
+		k := min(int64(len(todo)), e.Length-offset)
+		if _, err := o.f.ReadAt(todo[:k], e.Offset+offset); err != nil && err != io.EOF {
+			return nil, false
+		}
+		todo, offset = todo[k:], 0
+		if len(todo) == 0 {
+			break
+		}
+	}
+	return o.buf, len(todo) == 0 && repo.CheckChunk(c.Hash, o.buf) == nil
+}
+
+func (o *original) close() {
+	if o.f != nil {
+		o.f.Close()
+	}
 }

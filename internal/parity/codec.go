@@ -271,6 +271,16 @@ func Decode(name string, raw []byte) (*Data, error) {
 // Size is that of the object, in bytes.
 func (d *Data) Size() int64 { return d.size }
 
+// Damaged counts the parity cells that are damaged.
+func (d *Data) Damaged() (n int) {
+	for i := range d.parity {
+		if crc32.Checksum(d.raw[i*cellBytes:(i+1)*cellBytes], castagnoli) != d.sum(d.cells+i) {
+			n++
+		}
+	}
+	return n
+}
+
 func (d *Data) sum(i int) uint32 { return binary.LittleEndian.Uint32(d.sums[4*i:]) }
 
 // Mend compares an object, or what is left of it, with its sums, and rebuilds what is

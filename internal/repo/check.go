@@ -53,11 +53,19 @@ func (r *Repository) CheckData(ctx context.Context, o CheckOptions) (*CheckRepor
 		r: r, o: &o, rep: &CheckReport{Damaged: make(map[ID]struct{})},
 		bad: make(map[place]struct{}), blocks: make(chan sealedBlock),
 	}
+	ids, err := r.listParity(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.protected = make(map[ID]struct{}, len(ids))
+	for _, id := range ids {
+		c.protected[id] = struct{}{}
+	}
 	var openers sync.WaitGroup
 	for range max(o.Workers, 1) {
-		openers.Go(c.open)
+		openers.Go(func() { c.open(ctx) })
 	}
-	err := c.read(ctx)
+	err = c.read(ctx)
 	close(c.blocks)
 	openers.Wait()
 	if err != nil {
@@ -76,6 +84,8 @@ type check struct {
 	mu  sync.Mutex
 	rep *CheckReport
 	bad map[place]struct{}
+	// protected packs have repair data.
+	protected map[ID]struct{}
 }
 
 // A sealedBlock is a block of a pack as it was read.
@@ -85,18 +95,29 @@ type sealedBlock struct {
 	sealed *[]byte // of sealedBuffers
 }
 
-// fault reports what is wrong, and the chunks of the block at a place that are
-// damaged by it.
+// fault reports what is wrong with a pack, and the chunks of the block at a place that
+// are damaged by it. At the place 0 there is none.
 func (c *check) fault(err error, at place, chunks []chunkRef) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.rep.Faults = append(c.rep.Faults, err.Error())
-	if len(chunks) > 0 {
+	if at != (place{}) {
 		c.bad[at] = struct{}{}
 	}
 	for _, chunk := range chunks {
 		c.rep.Damaged[chunk.id] = struct{}{}
 	}
+}
+
+// faultyBlock reports a block that does not open; its chunks are not damaged if repair
+// data gives it back.
+func (c *check) faultyBlock(ctx context.Context, err error, b *Block, chunks []chunkRef) {
+	if _, ok := c.protected[b.Pack]; ok {
+		if _, ok := c.r.mendBlock(ctx, b, nil); ok {
+			err, chunks = fmt.Errorf("%w: its repair data gives it back", err), nil
+		}
+	}
+	c.fault(err, place{b.Pack, b.Offset}, chunks)
 }
 
 // read reads the chosen packs.
@@ -179,7 +200,7 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 	magic := make([]byte, len(packMagic))
 	io.ReadFull(in, magic)
 	if string(magic) != packMagic {
-		c.fault(fmt.Errorf("pack %s: %w: magic number", t.id.Short(), ErrCorrupt), place{}, nil)
+		c.fault(fmt.Errorf("pack %s: %w: magic number", t.id.Short(), ErrCorrupt), place{pack: t.id}, nil)
 	}
 	offset := uint32(len(packMagic))
 	for i := range t.blocks {
@@ -195,7 +216,7 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			c.fault(r.blockError(&b.Block, fmt.Errorf("%w: %w", ErrCorrupt, err)), place{b.Pack, b.Offset}, ref.chunks)
+			c.faultyBlock(ctx, r.blockError(&b.Block, fmt.Errorf("%w: %w", ErrCorrupt, err)), &b.Block, ref.chunks)
 			continue
 		}
 		select {
@@ -205,6 +226,11 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 		}
 	}
 	c.checkTable(ctx, t)
+	if _, ok := c.protected[t.id]; ok {
+		if err := r.checkParity(ctx, t.id, t.size); err != nil && ctx.Err() == nil {
+			c.fault(err, place{}, nil)
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.rep.Packs++
@@ -214,13 +240,13 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 }
 
 // open opens blocks and compares their chunks, until there are no more.
-func (c *check) open() {
+func (c *check) open(ctx context.Context) {
 	var plain []byte
 	for b := range c.blocks {
 		out, err := c.r.openBlock(&b.Block, *b.sealed, plain)
 		sealedBuffers.Put(b.sealed)
 		if err != nil {
-			c.fault(err, place{b.Pack, b.Offset}, b.chunks)
+			c.faultyBlock(ctx, err, &b.Block, b.chunks)
 			continue
 		}
 		plain = out[:0]
@@ -246,6 +272,6 @@ func (c *check) checkTable(ctx context.Context, t *packTable) {
 		err = fmt.Errorf("pack %s: %w: its table differs from the index", t.id.Short(), ErrCorrupt)
 	}
 	if err != nil && ctx.Err() == nil {
-		c.fault(err, place{}, nil)
+		c.fault(err, place{pack: t.id}, nil)
 	}
 }

@@ -241,6 +241,12 @@ func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *B
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF || errors.Is(err, seal.ErrCorrupt) {
 		err = ErrCorrupt
+		if mended, ok := src.mendSealed(ctx, b); ok {
+			if _, merr := src.keys.Data.Open(nil, seal.Nonce(b.Nonce), mended, nil); merr == nil {
+				sealed, err = mended, nil
+				src.noteMended(packName(b.Pack))
+			}
+		}
 	}
 	if err != nil {
 		return false, src.blockError(b, err)

@@ -997,18 +997,22 @@ func (r *Repository) readTable(ctx context.Context, id ID, size int64) (*packTab
 
 // get reads a range of an object into memory.
 func (r *Repository) get(ctx context.Context, name string, off, length int64) ([]byte, error) {
-	rc, err := r.backend.Get(ctx, name, off, length)
+	return get(ctx, r.backend, name, off, length)
+}
+
+func get(ctx context.Context, b storage.Backend, name string, off, length int64) ([]byte, error) {
+	rc, err := b.Get(ctx, name, off, length)
 	if err != nil {
 		return nil, err
 	}
 	defer rc.Close()
 	if length >= 0 {
-		b := make([]byte, length)
-		n, err := io.ReadFull(rc, b)
+		data := make([]byte, length)
+		n, err := io.ReadFull(rc, data)
 		if errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF {
 			err = nil
 		}
-		return b[:n], err
+		return data[:n], err
 	}
 	return io.ReadAll(io.LimitReader(rc, maxTable))
 }

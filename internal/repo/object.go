@@ -240,6 +240,14 @@ func (r *Repository) SnapshotBody(ctx context.Context, id ID) ([]byte, error) {
 		return nil, err
 	}
 	body, err := r.openRaw(kindSnapshot, id, raw)
+	if errors.Is(err, ErrCorrupt) {
+		if mended, merr := r.mended(ctx, objectName(kindSnapshot, id), 0, -1); merr == nil {
+			if body, merr := r.openRaw(kindSnapshot, id, mended); merr == nil {
+				r.noteMended(objectName(kindSnapshot, id))
+				return body, nil
+			}
+		}
+	}
 	if err == nil {
 		r.kept.put(keptSnapshot(id), raw)
 	}

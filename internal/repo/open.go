@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/chunk"
+	"github.com/SP1R4/BackupHandler/v3/internal/parity"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 )
@@ -66,6 +67,13 @@ type Repository struct {
 	kept      *keptDir // nil: none
 	transfers int
 	reads     int
+
+	parity int
+	view   *parity.Mended // reads what is damaged; nil: this is such a view itself
+	mendMu sync.Mutex
+	mends  map[string]struct{} // objects that were read as their repair data has them
+	// unsound are objects whose repair data was found damaged.
+	unsound map[string]struct{}
 }
 
 // repoConfig is the first line of the config object.
@@ -96,6 +104,9 @@ type Options struct {
 	// Reads is how many parts of packs are worth reading at a time, if that is more
 	// than there are processors.
 	Reads int
+	// Parity is how much repair data packs that are stored get, in percent, at most
+	// parity.MaxPercent; config, key slots and snapshots get a copy then. 0 for none.
+	Parity int
 }
 
 // InitOptions describe a new repository.
@@ -108,6 +119,8 @@ type InitOptions struct {
 	Sibling *Repository
 	// Params are the chunk sizes; zero: the sibling's, or DefaultParams.
 	Params chunk.Params
+	// Parity is as in Options.
+	Parity int
 }
 
 const readme = `This directory is a repository of backup-handler: encrypted, deduplicated backups.
@@ -129,6 +142,7 @@ func Init(ctx context.Context, b storage.Backend, o InitOptions) error {
 	if len(o.Lockers) == 0 {
 		return errors.New("create repository: no key")
 	}
+	b = parity.Wrap(b, o.Parity)
 	var secret seal.Secret
 	var err error
 	if o.Sibling != nil {
@@ -288,17 +302,29 @@ func Exists(ctx context.Context, b storage.Backend) (bool, error) {
 // seal.ErrWrongKey where no credential fits. Nothing is written.
 //
 // Only the config and the key slots are read; LoadIndex does the rest, for what
-// needs chunks.
+// needs chunks. If they do not open, and repair data has them, that is used.
 func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error) {
+	r, err := open(ctx, b, b, o)
+	if err == nil || ctx.Err() != nil {
+		return r, err
+	}
+	if r, ok := openMended(ctx, b, o); ok {
+		return r, nil
+	}
+	return nil, err
+}
+
+// open reads config and key slots from one place, and opens the repository at b.
+func open(ctx context.Context, b, from storage.Backend, o Options) (*Repository, error) {
 	// Both at a time: a distant store takes as long for one.
 	var slots []seal.Slot
 	var ids []ID
 	var g errgroup.Group
 	g.Go(func() (err error) {
-		slots, ids, err = readSlots(ctx, b)
+		slots, ids, err = readSlots(ctx, from)
 		return err
 	})
-	raw, err := getConfig(ctx, b)
+	raw, err := getConfig(ctx, from)
 	slotsErr := g.Wait()
 	if err != nil {
 		return nil, err
@@ -327,7 +353,7 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 		return nil, fmt.Errorf("open %s: %w", b, err)
 	}
 	r := &Repository{
-		backend: b, id: c.ID, secret: secret, keys: seal.NewKeys(secret), slot: ids[opened],
+		backend: parity.Wrap(b, o.Parity), parity: o.Parity, view: parity.View(b), id: c.ID, secret: secret, keys: seal.NewKeys(secret), slot: ids[opened],
 		params: chunk.Params{Min: c.ChunkMin, Avg: c.ChunkAvg, Max: c.ChunkMax},
 	}
 	mac, err := hex.DecodeString(strings.TrimSuffix(string(rest), "\n"))
@@ -343,11 +369,7 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 	if r.split, err = chunk.New(r.keys.Chunker(), r.params); err != nil {
 		return nil, fmt.Errorf("config of %s: %w: %w", b, ErrCorrupt, err)
 	}
-	if r.enc, err = newEncoder(zstd.SpeedDefault); err != nil {
-		return nil, err
-	}
-	if r.dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxTable),
-		zstd.WithDecoderLowmem(true)); err != nil {
+	if err := r.coders(); err != nil {
 		return nil, err
 	}
 	r.index.repo = r
@@ -355,6 +377,14 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 	r.kept = openKept(o.CacheDir, r.id, o.CacheBytes)
 	r.transfers, r.reads = o.Transfers, o.Reads
 	return r, nil
+}
+
+func (r *Repository) coders() (err error) {
+	if r.enc, err = newEncoder(zstd.SpeedDefault); err != nil {
+		return err
+	}
+	r.dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxTable), zstd.WithDecoderLowmem(true))
+	return err
 }
 
 // LoadIndex lists the repository and makes its chunks available. Called again, it

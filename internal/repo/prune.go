@@ -124,22 +124,35 @@ type pruner struct {
 	counts map[ID]struct{}
 	// tidy: the index names packs that are gone, or consists of many objects.
 	tidy bool
+	// protected are the packs that had repair data before packs were listed.
+	protected []ID
+	// damagedIndex are index objects that do not open, where others have the tables of
+	// all packs.
+	damagedIndex []ID
 }
 
 // CondemnDamaged condemns the packs in which this process has found damaged blocks, and
 // returns their number: nobody relies on them any more, and the next prunes store what
-// can be read of them elsewhere and delete them. No look-up may go on meanwhile.
-func (r *Repository) CondemnDamaged(ctx context.Context) (int, error) {
-	bad := r.index.bad.Load()
-	if bad == nil {
-		return 0, nil
-	}
+// can be read of them elsewhere and delete them. With unknown, so it does packs of which
+// it is not known what is in them, truncated ones say: for who has seen that every
+// snapshot is whole without them. No look-up may go on meanwhile.
+func (r *Repository) CondemnDamaged(ctx context.Context, unknown bool) (int, error) {
 	set := make(map[ID]struct{})
-	for at := range *bad {
-		if r.index.packSize(at.pack) > 0 && !r.index.isCondemned(at.pack) {
-			set[at.pack] = struct{}{}
+	if bad := r.index.bad.Load(); bad != nil {
+		for at := range *bad {
+			if r.index.packSize(at.pack) > 0 {
+				set[at.pack] = struct{}{}
+			}
 		}
 	}
+	if unknown {
+		r.index.mu.Lock()
+		for _, p := range r.index.others {
+			set[p.id] = struct{}{}
+		}
+		r.index.mu.Unlock()
+	}
+	maps.DeleteFunc(set, func(id ID, _ struct{}) bool { return r.index.isCondemned(id) })
 	if len(set) == 0 {
 		return 0, nil
 	}
@@ -214,17 +227,29 @@ func (r *Repository) prune(ctx context.Context, o *PruneOptions) (*PruneReport, 
 	if err := p.delete(ctx); err != nil {
 		return p.rep, err
 	}
+	if err := p.dropIndex(ctx); err != nil {
+		return p.rep, err
+	}
+	if err := p.r.sweepParity(ctx, p.protected); err != nil {
+		return p.rep, err
+	}
 	return p.rep, p.forgetRuns(ctx)
 }
 
 // see takes the look: lists, packs, snapshots, in this order.
 func (p *pruner) see(ctx context.Context) (err error) {
 	x := &p.r.index
+	if p.protected, err = p.r.listParity(ctx); err != nil {
+		return err
+	}
 	index, err := x.loadAll(ctx)
 	if err != nil {
 		return err
 	}
 	p.lists, p.rep.DamagedLists = x.lists, index.CondemnedList
+	if index.Adopted == 0 && len(index.DamagedPacks) == 0 {
+		p.damagedIndex = index.DamagedIndex
+	}
 	p.tidy = len(index.MissingPacks) > 0 || index.IndexObjects > maxSmallIndex
 	if p.runs, _, err = p.r.lists(ctx, kindRun); err != nil {
 		return err
@@ -605,7 +630,7 @@ func (p *pruner) check(ctx context.Context) (sound bool, err error) {
 	g.SetLimit(max(p.o.Workers, p.r.transfers, 1))
 	for _, b := range order {
 		g.Go(func() error {
-			_, err := p.r.ReadBlock(gctx, &b, nil)
+			_, err := p.r.readSound(gctx, &b, nil)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -783,6 +808,23 @@ func (p *pruner) rewriteIndex(ctx context.Context, gone map[ID]struct{}) error {
 		}
 	}
 	return out.flush(ctx)
+}
+
+// dropIndex deletes index objects that do not open, read once more, while nothing that is
+// needed is lost.
+func (p *pruner) dropIndex(ctx context.Context) error {
+	if p.rep.Lost > 0 || len(p.rep.Kept) > 0 {
+		return nil
+	}
+	for _, id := range p.damagedIndex {
+		if _, err := p.r.readIndex(ctx, id); !errors.Is(err, ErrCorrupt) {
+			continue
+		}
+		if err := p.r.remove(ctx, kindIndex, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // An indexWriter gathers tables into index objects.

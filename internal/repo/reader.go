@@ -45,6 +45,10 @@ func (r *Repository) Sound(hash Hash) (size uint32, ok bool) {
 	return loc.Size, ok
 }
 
+// Distrusts says whether this process has found something damaged in packs that are
+// there.
+func (r *Repository) Distrusts() bool { return r.index.bad.Load() != nil }
+
 // sealedBuffers holds buffers for sealed blocks.
 var sealedBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
@@ -57,8 +61,20 @@ func sealedBuffer(n uint32) *[]byte {
 
 // ReadBlock returns a block's plaintext, in buf if it is large enough. A block
 // that is not what the index says is ErrCorrupt, one whose pack is gone
-// ErrMissing: its chunks then no longer count as stored. Safe for concurrent use.
+// ErrMissing: its chunks then no longer count as stored. Neither do those of a block
+// that repair data gives back, which is no error: see Mended. Safe for concurrent use.
 func (r *Repository) ReadBlock(ctx context.Context, b *Block, buf []byte) ([]byte, error) {
+	plain, err := r.readSound(ctx, b, buf)
+	if errors.Is(err, ErrCorrupt) {
+		if mended, ok := r.mendBlock(ctx, b, buf); ok {
+			return mended, nil
+		}
+	}
+	return plain, err
+}
+
+// readSound is ReadBlock without repair data.
+func (r *Repository) readSound(ctx context.Context, b *Block, buf []byte) ([]byte, error) {
 	plain, err := r.readBlock(ctx, b, buf)
 	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
 		r.index.distrust(b)
@@ -163,6 +179,11 @@ func (r *Repository) readMetadata(ctx context.Context, b *Block) ([]byte, error)
 	}
 	if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
 		r.index.distrust(b)
+	}
+	if errors.Is(err, ErrCorrupt) {
+		if mended, ok := r.mendBlock(ctx, b, nil); ok {
+			return mended, nil
+		}
 	}
 	return plain, err
 }

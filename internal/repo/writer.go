@@ -48,6 +48,9 @@ const (
 	// writing them already. Where packs are stored elsewhere they wait in a spool,
 	// so only as many as are sent at a time.
 	queuedPacks = 16
+	// queuedProtected is the same where packs have repair data, of which each holds
+	// some megabytes in memory until it is stored.
+	queuedProtected = 4
 	// commitWithin bounds the time between the last look at the condemned lists
 	// and the snapshot: half the least grace period (docs/format.md §9).
 	commitWithin = 30 * time.Minute
@@ -177,6 +180,9 @@ func (r *Repository) queue() int {
 	if r.transfers > 0 {
 		return r.transfers
 	}
+	if r.parity > 0 {
+		return queuedProtected
+	}
 	return queuedPacks
 }
 
@@ -273,6 +279,9 @@ func (b *Batch) Add(n, extra int, hash Hash) (added bool, err error) {
 	copy(b.b.buf, full.buf[full.n:full.n+extra])
 	return true, w.ship(full)
 }
+
+// Copy adds a chunk that is somewhere in memory, unless the repository has it.
+func (b *Batch) Copy(data []byte, hash Hash) error { return b.w.addCopy(b, data, hash) }
 
 // Flush sends an unfinished block on. The batch may be used again.
 func (b *Batch) Flush() error {

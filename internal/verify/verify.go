@@ -30,6 +30,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -101,6 +102,10 @@ type Report struct {
 	// Index is what loading the index found. Missing and resized packs are damage
 	// also where no snapshot needs them any more.
 	Index repo.IndexReport `json:"index"`
+
+	// Mendable are a config, key slots and snapshots that are damaged or gone, and that
+	// repair data gives back: each is among the faults.
+	Mendable []repo.DamagedObject `json:"mendable,omitempty"`
 
 	// BadSnapshots cannot be read at all.
 	BadSnapshots []BadSnapshot `json:"bad_snapshots,omitempty"`
@@ -215,8 +220,44 @@ func Run(ctx context.Context, r *repo.Repository, o Options) (*Report, error) {
 	if err := v.stopped(); err != nil {
 		return nil, err
 	}
+	if err := v.mendable(o.ReadData); err != nil {
+		return nil, err
+	}
 	o.Progress(StageTrees, int64(len(v.snaps)), int64(len(v.snaps)))
 	return rep, nil
+}
+
+// mendable reports what is damaged and was given back by repair data.
+func (v *verifier) mendable(dataRead bool) error {
+	damaged, err := v.r.DamagedObjects(v.ctx)
+	if err := v.stopped(); err != nil {
+		return err
+	}
+	if err != nil {
+		v.rep.fault("%v", err)
+	}
+	v.rep.Mendable = damaged
+	for _, id := range v.badSlots {
+		if !slices.ContainsFunc(damaged, func(d repo.DamagedObject) bool { return d.Name == "keys/"+id.String() }) {
+			v.rep.fault("key slot %s is damaged: its key does not open the repository any more", id.Short())
+		}
+	}
+	for _, d := range damaged {
+		what := "damaged"
+		if d.Missing {
+			what = "gone"
+		}
+		v.rep.fault("%s is %s: its repair data gives it back", d.Name, what)
+	}
+	if dataRead {
+		return nil // the blocks are among the faults
+	}
+	for _, name := range v.r.Mended() {
+		if strings.HasPrefix(name, "packs/") {
+			v.rep.fault("%s is damaged: its repair data gives back what was read of it", name)
+		}
+	}
+	return nil
 }
 
 // newestFirst sorts snapshots by time, those of the same time by ID.
@@ -244,7 +285,7 @@ func (v *verifier) list() ([]pack, error) {
 			slots[id] = true
 		case dir == "packs", dir == "index": // LoadIndex lists unknown names there
 		case (dir == "snapshots" || dir == "condemned" || dir == "runs") && err == nil:
-		case dir == "parity", dir == "sessions": // reserved
+		case dir == "parity" && protects(info.Name), dir == "sessions": // reserved
 		case !nested && (dir == "config" || dir == "readme.txt"):
 		case len(v.rep.Index.Unknown) < MaxUnknown:
 			v.rep.Index.Unknown = append(v.rep.Index.Unknown, info.Name)
@@ -261,10 +302,14 @@ func (v *verifier) list() ([]pack, error) {
 	for _, k := range keys {
 		delete(slots, k.ID)
 	}
-	for id := range slots {
-		v.rep.fault("key slot %s is damaged: its key does not open the repository any more", id.Short())
-	}
+	v.badSlots = slices.SortedFunc(maps.Keys(slots), func(a, b repo.ID) int { return slices.Compare(a[:], b[:]) })
 	return packs, nil
+}
+
+// protects says whether a name is that of repair data.
+func protects(name string) bool {
+	_, ok := repo.ProtectedName(name)
+	return ok
 }
 
 // read checks the data of packs.

@@ -26,8 +26,9 @@ type verifier struct {
 	// failed says why chunks could not be read: nobody waits for them twice.
 	failed map[repo.ID]error
 
-	snap   *tree.Snapshot // being walked
-	lostIn map[repo.ID]int64
+	snap     *tree.Snapshot // being walked
+	lostIn   map[repo.ID]int64
+	badSlots []repo.ID // key slots that do not decode
 
 	readErrors int   // in a row, other than damage
 	stop       error // why the run ends, if not for its context
