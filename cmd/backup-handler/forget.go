@@ -344,6 +344,10 @@ func (a *app) retainIn(ctx context.Context, acc *job.Access, snap *tree.Snapshot
 		return fail(err)
 	}
 	defer d.Close()
+	if d.Repo.WriteOnly() {
+		rep.Groups = append(rep.Groups, groupReport{Notes: []string{"the key is a write-only one: old snapshots are left to a host that can list them"}})
+		return rep
+	}
 	res, err := d.Forget(ctx, job.ForgetOptions{
 		Filter: job.Filter{Host: snap.Host}, Sources: snap.Sources, Policy: k.policy, Host: hostName(), Known: a.known(), Now: time.Now(),
 	})

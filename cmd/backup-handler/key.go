@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -23,6 +24,7 @@ import (
 // newKey is what add and change are to add.
 type newKey struct {
 	passFile, keyFile, recipient, label, kdf string
+	writeOnly                                bool
 }
 
 func (a *app) keyCommand() *cobra.Command {
@@ -65,15 +67,23 @@ func (a *app) keyAddCommand() *cobra.Command {
 is given, a key file, or a recipient. Unless it is a recipient's, it is tried
 before the command ends.
 
+With --write-only the key is for a host that makes backups, one destination at a
+time, and must not be able to read, list or remove any, its own included: what it
+finds stored already it does not store again. Restore from another host, with a
+key of the whole repository. docs/format.md, section 14, says what a thief of the
+key can and cannot do.
+
 Exit codes: 0 added to all · 1 usage, or not added to all · 130 interrupted`,
 		Example: `  backup-handler key add --label 'recovery, in the safe'
   backup-handler key add --new-key-file /etc/backup-handler/key
-  backup-handler key add --recipient team.pub`,
+  backup-handler key add --recipient team.pub
+  backup-handler key add --write-only --new-key-file web-server.key --label web`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.keyAdd(cmd.Context(), &k, false) },
 	}
 	k.flags(c)
 	c.Flags().StringVar(&k.recipient, "recipient", "", "public key, or file with one")
+	c.Flags().BoolVar(&k.writeOnly, "write-only", false, "the key makes backups, and reads none")
 	c.MarkFlagsMutuallyExclusive("new-passphrase-file", "new-key-file", "recipient")
 	return c
 }
@@ -249,13 +259,13 @@ func (a *app) keyList(ctx context.Context) error {
 	return a.print(reps, func(w io.Writer) error {
 		for _, r := range reps {
 			fmt.Fprintln(w, quote(r.Place))
-			t := newTable("", "ID", "KIND", "CREATED", "DERIVATION", "LABEL")
+			t := newTable("", "ID", "KIND", "ROLE", "CREATED", "DERIVATION", "LABEL")
 			for _, k := range r.Keys {
 				mark := " "
 				if k.Current {
 					mark = "*"
 				}
-				t.row(mark, k.ID.Short(), string(k.Kind), k.Created.Local().Format("2006-01-02 15:04"), k.KDF.Name, quote(k.Label))
+				t.row(mark, k.ID.Short(), string(k.Kind), cmp.Or(k.Role, "all"), k.Created.Local().Format("2006-01-02 15:04"), k.KDF.Name, quote(k.Label))
 			}
 			if err := t.write(w); err != nil {
 				return err
@@ -354,7 +364,7 @@ func (a *app) keyAdd(ctx context.Context, k *newKey, replace bool) error {
 	}
 	var done []keyChange
 	for i, d := range all {
-		c, err := a.addTo(ctx, d, locker, credential, kind, opts)
+		c, err := a.addTo(ctx, d, locker, credential, kind, opts, k.writeOnly)
 		if err == nil && replace {
 			if err = d.Repo.RemoveKey(ctx, current[i].ID); err == nil {
 				c.Removed = &current[i].ID
@@ -390,8 +400,12 @@ func (a *app) keyAdd(ctx context.Context, k *newKey, replace bool) error {
 }
 
 // addTo adds a key, and opens the repository with it before it is relied upon.
-func (a *app) addTo(ctx context.Context, d *job.Destination, l seal.Locker, c seal.Credential, kind seal.Kind, o seal.WrapOptions) (keyChange, error) {
-	id, err := d.Repo.AddKey(ctx, l, o)
+func (a *app) addTo(ctx context.Context, d *job.Destination, l seal.Locker, c seal.Credential, kind seal.Kind, o seal.WrapOptions, writeOnly bool) (keyChange, error) {
+	add := d.Repo.AddKey
+	if writeOnly {
+		add = d.Repo.AddWriteOnlyKey
+	}
+	id, err := add(ctx, l, o)
 	if err != nil {
 		return keyChange{}, err
 	}

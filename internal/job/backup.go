@@ -155,6 +155,12 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 		}
 		return res, Fail(ExitRefused, fmt.Errorf("no destination can be used: %w", errors.Join(errs...)), hint(errs[0]))
 	}
+	for _, d := range res.Destinations {
+		if d.Repo != nil && d.Repo.WriteOnly() && len(res.Destinations) > 1 {
+			return res, Fail(ExitUsage, fmt.Errorf("%s: a write-only key cannot copy from one destination to another", d.Location),
+				"run the backup once for each destination (--backup-dirs); nothing was changed")
+		}
+	}
 	same := func(s *tree.Snapshot) bool { return s.Host == o.Host && slices.Equal(s.Sources, asPaths(sources)) }
 	late := make(map[*Destination]error) // what could not be copied to the first, which is fit for use
 	for _, first := range ready {
@@ -173,7 +179,7 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 				break
 			}
 			note("%s was pruned during the run: once more", first.Location)
-			if err = first.Load(ctx); err != nil {
+			if err = first.loadToWrite(ctx); err != nil {
 				break
 			}
 		}
@@ -291,6 +297,10 @@ func openAll(ctx context.Context, a *Access, locations []string, sibling *repo.R
 		if d.Err != nil {
 			continue
 		}
+		if d.Repo == nil && sibling != nil && sibling.WriteOnly() {
+			d.Err = fmt.Errorf("%s: there is no repository, and none is made beside one with a write-only key", d.Location)
+			continue
+		}
 		if d.Repo == nil && !dryRun {
 			if d.Err = named(d.Location, a.create(ctx, d, sibling)); d.Err != nil {
 				continue
@@ -306,7 +316,7 @@ func openAll(ctx context.Context, a *Access, locations []string, sibling *repo.R
 			}
 		}
 		if d.Repo != nil {
-			g.Go(func() error { d.Err = named(d.Location, d.Load(ctx)); return nil })
+			g.Go(func() error { d.Err = named(d.Location, d.loadToWrite(ctx)); return nil })
 		}
 	}
 	_ = g.Wait()
@@ -375,7 +385,11 @@ func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note func(s
 	}
 	if opts.Parent == nil {
 		opts.ReadAll = true
-		if o.Mode != tree.Full && !o.DryRun {
+		switch {
+		case o.Mode == tree.Full || o.DryRun:
+		case d.Repo != nil && d.Repo.WriteOnly():
+			note("the key is a write-only one, so no earlier snapshot can be compared with: everything is read")
+		default:
 			note("no earlier snapshot to compare with: everything is read")
 		}
 	}
@@ -575,6 +589,9 @@ func Hint(err error) string {
 	}
 	if _, ok := errors.AsType[*config.Error](err); ok {
 		return "'backup-handler config check' lists everything that is wrong"
+	}
+	if errors.Is(err, repo.ErrWriteOnly) {
+		return "use a key of the whole repository, on a host that may have it; 'backup-handler key list' there shows which is which"
 	}
 	if errors.Is(err, storage.ErrUnsupported) {
 		return "addresses are " + location.Schemes

@@ -115,6 +115,9 @@ func Copy(ctx context.Context, a *Access, src *Destination, targets []string, o 
 		if d.Repo != nil && d.Repo.ID() == src.Repo.ID() {
 			d.Err = fmt.Errorf("%s is the repository that is copied from", d.Place)
 		}
+		if d.Err == nil && d.Repo != nil && d.Repo.WriteOnly() {
+			d.Err = fmt.Errorf("%s: %w", d.Place, repo.ErrWriteOnly) // nor does it know what is missing there
+		}
 		if d.Err == nil {
 			ready = append(ready, t)
 		}

@@ -155,6 +155,15 @@ func existing(path string) string {
 	}
 }
 
+// loadToWrite is Load for a backup: with the key of a write-only host the index alone.
+func (d *Destination) loadToWrite(ctx context.Context) (err error) {
+	if d.Repo.WriteOnly() {
+		d.Index, err = d.Repo.LoadIndex(ctx)
+		return err
+	}
+	return d.Load(ctx)
+}
+
 // Load reads the index and, at the same time, the list of snapshots.
 func (d *Destination) Load(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)

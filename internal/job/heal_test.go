@@ -65,6 +65,7 @@ func TestHeal(t *testing.T) {
 		"snapshots emptied": of("snapshots", emptied),
 		"snapshots gone":    of("snapshots", removed),
 		"key slots flipped": of("keys", oneFlip),
+		"key slots no JSON": of("keys", func(path string, data []byte, _ int) error { data[0] = 'x'; return os.WriteFile(path, data, 0o600) }),
 		"key slots gone":    of("keys", removed),
 		"config flipped":    func(t *testing.T, dest string) { damageFile(t, filepath.Join(dest, "config"), oneFlip) },
 		"config gone":       func(t *testing.T, dest string) { damageFile(t, filepath.Join(dest, "config"), removed) },

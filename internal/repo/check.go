@@ -180,6 +180,7 @@ func (c *check) read(ctx context.Context) error {
 // readPack reads a pack, has its blocks opened, and compares its table.
 func (c *check) readPack(ctx context.Context, t *packTable) error {
 	r := c.r
+	r.knowSession(t)
 	rc, err := r.backend.Get(ctx, packName(t.id), 0, -1)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -206,7 +207,7 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 	for i := range t.blocks {
 		ref := &t.blocks[i]
 		b := sealedBlock{
-			Block:  Block{Pack: t.id, Offset: offset, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed},
+			Block:  Block{Pack: t.id, Offset: offset, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed, Session: t.key != dataKey},
 			chunks: ref.chunks,
 			sealed: sealedBuffer(ref.stored),
 		}
@@ -243,7 +244,7 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 func (c *check) open(ctx context.Context) {
 	var plain []byte
 	for b := range c.blocks {
-		out, err := c.r.openBlock(&b.Block, *b.sealed, plain)
+		out, err := c.r.openBlock(ctx, &b.Block, *b.sealed, plain)
 		sealedBuffers.Put(b.sealed)
 		if err != nil {
 			c.faultyBlock(ctx, err, &b.Block, b.chunks)

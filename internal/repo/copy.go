@@ -141,6 +141,7 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 	if err != nil {
 		return err
 	}
+	src.knowSession(t)
 	batch := w.Batch(t.kind) // of what does not move as it is
 	// Also after an error: what is in it may be what others rely on.
 	defer func() { err = errors.Join(err, batch.Flush()) }()
@@ -155,10 +156,10 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 			continue
 		}
 		delete(left, at)
-		b := &Block{Pack: id, Offset: at, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed}
+		b := &Block{Pack: id, Offset: at, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed, Session: t.key != dataKey}
 		some, err := choose(ref, wanted)
 		moved := false
-		if err == nil && sibling && some == nil {
+		if err == nil && sibling && some == nil && !b.Session {
 			moved, err = w.copyBlock(ctx, src, t.kind, b, ref, wanted != nil)
 		}
 		if err == nil && !moved {

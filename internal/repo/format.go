@@ -42,17 +42,18 @@ type packTable struct {
 	id     ID
 	size   int64 // of the whole object, in bytes
 	kind   Kind
+	key    ID // under which its blocks are sealed: dataKey, or a session's
 	blocks []blockRef
 }
 
-// dataKey is the sealing key that a repository's own data key is listed as.
-// Packs sealed by write sessions list others.
+// dataKey is the sealing key that a repository's own data key is listed as. Packs of
+// write-only hosts list their sessions.
 var dataKey ID
 
 func appendTable(b []byte, t *packTable) []byte {
 	b = append(b, byte(t.kind))
 	b = binary.AppendUvarint(b, 1)
-	b = append(b, dataKey[:]...)
+	b = append(b, t.key[:]...)
 	b = binary.AppendUvarint(b, uint64(len(t.blocks)))
 	for i := range t.blocks {
 		bl := &t.blocks[i]
@@ -117,10 +118,10 @@ func (r *tableReader) table(t *packTable) {
 	if r.err == nil && t.kind != Data && t.kind != Metadata {
 		r.fail("kind")
 	}
-	keys := make([]ID, r.uvarint(maxSealKeys, "sealing keys"))
-	for i := range keys {
-		r.take(keys[i][:], "sealing keys")
+	if n := r.uvarint(maxSealKeys, "sealing keys"); r.err == nil && n != 1 {
+		r.fail("several sealing keys: written by a newer version?")
 	}
+	r.take(t.key[:], "sealing keys")
 	n := r.uvarint(maxBlocks, "blocks")
 	if n > uint64(len(r.b))/(nonceBytes+5) {
 		r.fail("blocks")
@@ -132,7 +133,7 @@ func (r *tableReader) table(t *packTable) {
 	for i := range t.blocks {
 		bl := &t.blocks[i]
 		r.take(bl.nonce[:], "nonce")
-		if k := int(r.byte("sealing key")); r.err == nil && (k >= len(keys) || keys[k] != dataKey) {
+		if k := int(r.byte("sealing key")); r.err == nil && k != 0 {
 			r.fail("unknown sealing key: written by a newer version?")
 		}
 		comp := r.byte("compression")

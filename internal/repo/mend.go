@@ -26,7 +26,7 @@ func (r *Repository) mendBlock(ctx context.Context, b *Block, buf []byte) ([]byt
 	if !ok {
 		return nil, false
 	}
-	plain, err := r.openBlock(b, sealed, buf)
+	plain, err := r.openBlock(ctx, b, sealed, buf)
 	if err != nil {
 		return nil, false
 	}
@@ -209,7 +209,7 @@ func (r *Repository) HealObject(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("heal %s: %w", name, err)
 	}
-	if err := r.checkObject(name, data); err != nil {
+	if err := r.checkObject(ctx, name, data); err != nil {
 		return fmt.Errorf("heal %s: what its repair data gives back: %w", name, err)
 	}
 	base := view.Backend
@@ -236,7 +236,7 @@ func (r *Repository) HealObject(ctx context.Context, name string) error {
 }
 
 // checkObject says whether the bytes of a config, key slot or snapshot are valid.
-func (r *Repository) checkObject(name string, data []byte) error {
+func (r *Repository) checkObject(ctx context.Context, name string, data []byte) error {
 	kind, _, _ := strings.Cut(name, "/")
 	switch id, ok := parseName(kind, name); {
 	case name == configName:
@@ -249,7 +249,7 @@ func (r *Repository) checkObject(name string, data []byte) error {
 		_, err := seal.DecodeSlot(data)
 		return err
 	case kind == "snapshots" && ok:
-		_, err := r.openRaw(kindSnapshot, id, data)
+		_, err := r.openRaw(ctx, kindSnapshot, id, data)
 		return err
 	default:
 		return fmt.Errorf("%w: not an object with a copy", ErrCorrupt)
@@ -387,7 +387,7 @@ func (r *Repository) Protect(ctx context.Context, o ProtectOptions) (int, error)
 			if err != nil {
 				return done, fmt.Errorf("read %s: %w", name, err)
 			}
-			if r.checkObject(name, raw) != nil {
+			if r.checkObject(ctx, name, raw) != nil {
 				continue // damaged
 			}
 		}

@@ -19,8 +19,14 @@ import (
 const (
 	kindIndex     byte = 1
 	kindSnapshot  byte = 2
-	kindCondemned byte = 3
-	kindRun       byte = 4
+	kindCondemned byte = 5
+	kindRun       byte = 6
+	// kindSessionSnapshot is a snapshot of a write-only host: docs/format.md §14.
+	kindSessionSnapshot byte = 7
+
+	// What condemned lists and announcements were before, under another key.
+	oldCondemned byte = 3
+	oldRun       byte = 4
 )
 
 func kindDir(kind byte) string {
@@ -61,7 +67,8 @@ func parseName(dir, name string) (ID, bool) {
 }
 
 func (r *Repository) objectKey(kind byte) *seal.AEAD {
-	if kind == kindIndex {
+	switch kind {
+	case kindIndex, kindCondemned, kindRun:
 		return r.keys.Index
 	}
 	return r.keys.Meta
@@ -76,12 +83,26 @@ func (r *Repository) openObject(ctx context.Context, kind byte, id ID) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	return r.openRaw(kind, id, raw)
+	return r.openRaw(ctx, kind, id, raw)
 }
 
 // openRaw opens the bytes of a sealed object.
-func (r *Repository) openRaw(kind byte, id ID, raw []byte) ([]byte, error) {
-	plain, err := r.objectKey(kind).OpenObject(nil, kind, r.objectAAD(id), raw)
+func (r *Repository) openRaw(ctx context.Context, kind byte, id ID, raw []byte) ([]byte, error) {
+	key := r.objectKey(kind)
+	var err error
+	switch {
+	case kind == kindSnapshot:
+		if key, kind, raw, err = r.snapshotKey(ctx, raw); err != nil {
+			return nil, err
+		}
+	case len(raw) > 5 && (kind == kindCondemned && raw[5] == oldCondemned || kind == kindRun && raw[5] == oldRun):
+		if r.WriteOnly() {
+			return nil, ErrWriteOnly
+		}
+		kind = raw[5]
+		key = r.keys.Meta
+	}
+	plain, err := key.OpenObject(nil, kind, r.objectAAD(id), raw)
 	if err != nil {
 		if _, newer := errors.AsType[*seal.NewerVersionError](err); newer {
 			return nil, err
@@ -110,7 +131,10 @@ func (r *Repository) createObject(ctx context.Context, kind byte, body []byte) (
 }
 
 func (r *Repository) putObject(ctx context.Context, kind byte, id ID, body []byte) (int64, error) {
-	sealed := r.objectKey(kind).SealObject(nil, kind, r.objectAAD(id), body)
+	return r.putSealed(ctx, kind, id, r.objectKey(kind).SealObject(nil, kind, r.objectAAD(id), body))
+}
+
+func (r *Repository) putSealed(ctx context.Context, kind byte, id ID, sealed []byte) (int64, error) {
 	err := r.put(ctx, objectName(kind, id), sealed)
 	if err == nil && kind == kindSnapshot {
 		r.kept.put(keptSnapshot(id), sealed)
@@ -198,8 +222,11 @@ type RawSnapshot struct {
 }
 
 // Snapshots reads all snapshots, in no order. One that cannot be read has an Err
-// and no Body; the error is for a listing that fails.
+// and no Body; the error is for a listing that fails, or ErrWriteOnly.
 func (r *Repository) Snapshots(ctx context.Context) ([]RawSnapshot, error) {
+	if r.WriteOnly() {
+		return nil, ErrWriteOnly
+	}
 	var ids []ID
 	if err := r.list(ctx, "snapshots", nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
 		return nil, err
@@ -230,7 +257,7 @@ func (r *Repository) Snapshots(ctx context.Context) ([]RawSnapshot, error) {
 // SnapshotBody reads one snapshot, which may be kept on this machine.
 func (r *Repository) SnapshotBody(ctx context.Context, id ID) ([]byte, error) {
 	if raw := r.kept.get(keptSnapshot(id)); raw != nil {
-		if body, err := r.openRaw(kindSnapshot, id, raw); err == nil {
+		if body, err := r.openRaw(ctx, kindSnapshot, id, raw); err == nil {
 			return body, nil
 		}
 		r.kept.drop(keptSnapshot(id))
@@ -239,10 +266,10 @@ func (r *Repository) SnapshotBody(ctx context.Context, id ID) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	body, err := r.openRaw(kindSnapshot, id, raw)
+	body, err := r.openRaw(ctx, kindSnapshot, id, raw)
 	if errors.Is(err, ErrCorrupt) {
 		if mended, merr := r.mended(ctx, objectName(kindSnapshot, id), 0, -1); merr == nil {
-			if body, merr := r.openRaw(kindSnapshot, id, mended); merr == nil {
+			if body, merr := r.openRaw(ctx, kindSnapshot, id, mended); merr == nil {
 				r.noteMended(objectName(kindSnapshot, id))
 				return body, nil
 			}
@@ -257,6 +284,9 @@ func (r *Repository) SnapshotBody(ctx context.Context, id ID) ([]byte, error) {
 // Forget removes a snapshot. What only it needed stays until a Prune. A missing one is
 // fs.ErrNotExist.
 func (r *Repository) Forget(ctx context.Context, id ID) error {
+	if r.WriteOnly() {
+		return ErrWriteOnly
+	}
 	err := r.backend.Delete(ctx, objectName(kindSnapshot, id))
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		r.kept.drop(keptSnapshot(id))

@@ -68,6 +68,8 @@ type Repository struct {
 	transfers int
 	reads     int
 
+	sessions sessions
+
 	parity int
 	view   *parity.Mended // reads what is damaged; nil: this is such a view itself
 	mendMu sync.Mutex
@@ -146,6 +148,9 @@ func Init(ctx context.Context, b storage.Backend, o InitOptions) error {
 	var secret seal.Secret
 	var err error
 	if o.Sibling != nil {
+		if o.Sibling.WriteOnly() {
+			return ErrWriteOnly
+		}
 		secret = o.Sibling.secret
 		if o.Params == (chunk.Params{}) {
 			o.Params = o.Sibling.params
@@ -349,11 +354,18 @@ func open(ctx context.Context, b, from storage.Backend, o Options) (*Repository,
 		return nil, slotsErr
 	}
 	secret, opened, err := seal.Unwrap(c.ID, slots, o.Credentials...)
+	var keys *seal.Keys
+	if err == nil {
+		keys, err = slots[opened].Keys(c.ID, secret)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", b, err)
 	}
+	if keys.WriteOnly() {
+		secret = seal.Secret{} // of the slot alone
+	}
 	r := &Repository{
-		backend: parity.Wrap(b, o.Parity), parity: o.Parity, view: parity.View(b), id: c.ID, secret: secret, keys: seal.NewKeys(secret), slot: ids[opened],
+		backend: parity.Wrap(b, o.Parity), parity: o.Parity, view: parity.View(b), id: c.ID, secret: secret, keys: keys, slot: ids[opened],
 		params: chunk.Params{Min: c.ChunkMin, Avg: c.ChunkAvg, Max: c.ChunkMax},
 	}
 	mac, err := hex.DecodeString(strings.TrimSuffix(string(rest), "\n"))
@@ -414,12 +426,25 @@ func (r *Repository) Splitter() *chunk.Splitter { return r.split }
 func (r *Repository) Backend() storage.Backend { return r.backend }
 
 // Sibling says whether two repositories share their master secret.
-func (r *Repository) Sibling(o *Repository) bool { return r.secret.Equal(o.secret) }
+func (r *Repository) Sibling(o *Repository) bool {
+	return !r.WriteOnly() && !o.WriteOnly() && r.secret.Equal(o.secret)
+}
 
 // Encrypted says whether a secret is needed to open the repository.
 func (r *Repository) Encrypted(ctx context.Context) (bool, error) {
-	slots, _, err := readSlots(ctx, r.backend)
+	slots, _, err := r.slots(ctx)
 	return !slices.ContainsFunc(slots, func(s seal.Slot) bool { return s.Kind == seal.KindNone }), err
+}
+
+// slots reads all key slots; where none decodes, as their repair data has them.
+func (r *Repository) slots(ctx context.Context) ([]seal.Slot, []ID, error) {
+	slots, ids, err := readSlots(ctx, r.backend)
+	if err != nil && r.view != nil && ctx.Err() == nil {
+		if slots, ids, verr := readSlots(ctx, r.view); verr == nil {
+			return slots, ids, nil
+		}
+	}
+	return slots, ids, err
 }
 
 // readSlots reads all key slots. Slots that do not decode are left out: they open
@@ -479,7 +504,7 @@ type Key struct {
 
 // Keys lists the key slots.
 func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
-	slots, ids, err := readSlots(ctx, r.backend)
+	slots, ids, err := r.slots(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -493,27 +518,33 @@ func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
 // OpensWith says whether a credential by itself opens the repository as it is
 // stored now.
 func (r *Repository) OpensWith(ctx context.Context, c seal.Credential) bool {
-	slots, _, err := readSlots(ctx, r.backend)
+	slots, _, err := r.slots(ctx)
 	if err != nil {
 		return false
 	}
-	secret, _, err := seal.Unwrap(r.id, slots, c)
-	return err == nil && secret.Equal(r.secret)
+	secret, i, err := seal.Unwrap(r.id, slots, c)
+	if err != nil {
+		return false
+	}
+	if slots[i].Role == "" {
+		return secret.Equal(r.secret)
+	}
+	keys, err := slots[i].Keys(r.id, secret)
+	return err == nil && keys.Fingerprint() == r.keys.Fingerprint()
 }
 
 // AddKey adds a slot, and checks that it is stored before it returns.
 func (r *Repository) AddKey(ctx context.Context, l seal.Locker, o seal.WrapOptions) (ID, error) {
+	if r.WriteOnly() {
+		return ID{}, ErrWriteOnly
+	}
 	slot, err := seal.Wrap(rand.Reader, r.id, r.secret, l, o)
 	if err != nil {
 		return ID{}, err
 	}
-	id := NewID()
-	if err := r.put(ctx, slotName(id), slot.Encode()); err != nil {
-		return ID{}, fmt.Errorf("store key slot: %w", err)
-	}
-	stored, err := r.get(ctx, slotName(id), 0, maxConfig)
-	if err != nil || !bytes.Equal(stored, slot.Encode()) {
-		return ID{}, fmt.Errorf("key slot %s was stored, but does not read back: %w", id.Short(), errors.Join(err, ErrCorrupt))
+	id, err := r.addSlot(ctx, slot)
+	if err != nil {
+		return ID{}, err
 	}
 	r.slotMu.Lock()
 	defer r.slotMu.Unlock()
@@ -524,10 +555,38 @@ func (r *Repository) AddKey(ctx context.Context, l seal.Locker, o seal.WrapOptio
 	return id, nil
 }
 
+// AddWriteOnlyKey is AddKey for a slot that opens to the keys of a write-only host.
+func (r *Repository) AddWriteOnlyKey(ctx context.Context, l seal.Locker, o seal.WrapOptions) (ID, error) {
+	if r.WriteOnly() {
+		return ID{}, ErrWriteOnly
+	}
+	slot, err := seal.WrapWriteOnly(rand.Reader, r.id, r.keys, l, o)
+	if err != nil {
+		return ID{}, err
+	}
+	return r.addSlot(ctx, slot)
+}
+
+// addSlot stores a slot, and reads it back.
+func (r *Repository) addSlot(ctx context.Context, slot seal.Slot) (ID, error) {
+	id := NewID()
+	if err := r.put(ctx, slotName(id), slot.Encode()); err != nil {
+		return ID{}, fmt.Errorf("store key slot: %w", err)
+	}
+	stored, err := r.get(ctx, slotName(id), 0, maxConfig)
+	if err != nil || !bytes.Equal(stored, slot.Encode()) {
+		return ID{}, fmt.Errorf("key slot %s was stored, but does not read back: %w", id.Short(), errors.Join(err, ErrCorrupt))
+	}
+	return id, nil
+}
+
 // RemoveKey removes a slot, but only while there is another that is known to open
 // the repository: the one that has opened it, or one added by AddKey since. Others
 // may be damaged, of another repository, or of a forgotten passphrase.
 func (r *Repository) RemoveKey(ctx context.Context, id ID) error {
+	if r.WriteOnly() {
+		return ErrWriteOnly
+	}
 	var ids []ID
 	if err := r.list(ctx, "keys", nil, func(id ID, _ int64) { ids = append(ids, id) }); err != nil {
 		return err

@@ -50,8 +50,8 @@ type openPack struct {
 	err error
 }
 
-func newPack(ctx context.Context, b storage.Backend, kind Kind) (*openPack, error) {
-	p := &openPack{table: packTable{kind: kind}}
+func newPack(ctx context.Context, b storage.Backend, kind Kind, key ID) (*openPack, error) {
+	p := &openPack{table: packTable{kind: kind, key: key}}
 	rand.Read(p.table.id[:])
 	rand.Read(p.prefix[:])
 	w, err := b.Create(ctx, packName(p.table.id))

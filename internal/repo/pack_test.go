@@ -22,7 +22,7 @@ func TestPackAfterFailedWrite(t *testing.T) {
 			}
 			return storagetest.Pass
 		})
-		p, err := newPack(t.Context(), f, Data)
+		p, err := newPack(t.Context(), f, Data, dataKey)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -119,7 +119,7 @@ func (r *Repository) readRun(ctx context.Context, blocks []*Block, buf []byte, n
 		_, err := io.ReadFull(rc, *sealed)
 		var plain []byte
 		if err == nil {
-			plain, err = r.openBlock(b, *sealed, buf)
+			plain, err = r.openBlock(ctx, b, *sealed, buf)
 		}
 		sealedBuffers.Put(sealed)
 		if err != nil {
@@ -136,7 +136,7 @@ func (r *Repository) readBlock(ctx context.Context, b *Block, buf []byte) ([]byt
 	if err := r.fetchBlock(ctx, b, *sealed); err != nil {
 		return nil, err
 	}
-	return r.openBlock(b, *sealed, buf)
+	return r.openBlock(ctx, b, *sealed, buf)
 }
 
 // fetchBlock reads a sealed block.
@@ -163,7 +163,7 @@ func (r *Repository) readMetadata(ctx context.Context, b *Block) ([]byte, error)
 	}
 	name := keptBlock(b.Pack, b.Offset)
 	if sealed := r.kept.get(name); len(sealed) == int(b.Stored) {
-		if plain, err := r.openBlock(b, sealed, nil); err == nil {
+		if plain, err := r.openBlock(ctx, b, sealed, nil); err == nil {
 			return plain, nil
 		}
 		r.kept.drop(name)
@@ -173,7 +173,7 @@ func (r *Repository) readMetadata(ctx context.Context, b *Block) ([]byte, error)
 	var plain []byte
 	if err == nil {
 		r.kept.put(name, sealed) // before it is opened, which destroys it
-		if plain, err = r.openBlock(b, sealed, nil); err != nil {
+		if plain, err = r.openBlock(ctx, b, sealed, nil); err != nil {
 			r.kept.drop(name)
 		}
 	}
@@ -189,19 +189,22 @@ func (r *Repository) readMetadata(ctx context.Context, b *Block) ([]byte, error)
 }
 
 // openBlock opens a sealed block, destroying sealed.
-func (r *Repository) openBlock(b *Block, sealed, buf []byte) ([]byte, error) {
+func (r *Repository) openBlock(ctx context.Context, b *Block, sealed, buf []byte) ([]byte, error) {
+	key, err := r.blockKey(ctx, b)
+	if err != nil {
+		return nil, r.blockError(b, err)
+	}
 	if cap(buf) < int(b.Raw) {
 		buf = make([]byte, b.Raw)
 	}
 	var plain []byte
-	var err error
 	if b.Compressed {
-		plain, err = r.keys.Data.Open(sealed[:0], seal.Nonce(b.Nonce), sealed, nil)
+		plain, err = key.Open(sealed[:0], seal.Nonce(b.Nonce), sealed, nil)
 		if err == nil {
 			plain, err = r.dec.DecodeAll(plain, buf[:0])
 		}
 	} else {
-		plain, err = r.keys.Data.Open(buf[:0], seal.Nonce(b.Nonce), sealed, nil)
+		plain, err = key.Open(buf[:0], seal.Nonce(b.Nonce), sealed, nil)
 	}
 	if err != nil || len(plain) != int(b.Raw) {
 		return nil, r.blockError(b, ErrCorrupt)

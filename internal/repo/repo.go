@@ -80,6 +80,7 @@ type Block struct {
 	Raw        uint32 // plaintext length in bytes
 	Nonce      [24]byte
 	Compressed bool
+	Session    bool // sealed by a run of a write-only host
 }
 
 // Location is where a chunk is stored.

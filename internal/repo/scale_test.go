@@ -131,7 +131,7 @@ func (s simulation) write(w io.Writer, repoID ID) error {
 	})
 	sw.endEntries()
 	for range s.blocks {
-		sw.block(8, &blockRef{stored: 1 << 20, raw: 1 << 20, compressed: true})
+		sw.block(8, &blockRef{stored: 1 << 20, raw: 1 << 20, compressed: true}, false)
 	}
 	sw.endTable()
 	s.ascending(2, s.packs, func(_ int, id ID) { sw.pack(id, dataPackBytes) })

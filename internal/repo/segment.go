@@ -24,7 +24,7 @@ import (
 //	page 0    header: magic[8], repository ID[16], u64 entries, u64 blocks, u64 packs, u64 objects
 //	pages     entries, by ascending chunk ID: ID[16], u32 pack, u32 block, u32 offset, u32 size
 //	pages     keys: of each page of entries, the first 8 bytes of its first ID
-//	pages     blocks: u32 offset, u32 stored | compressed<<31, u32 raw, nonce[24]
+//	pages     blocks: u32 offset, u32 stored | compressed<<31, u32 raw | session<<31, nonce[24]
 //	pages     packs, by ascending ID: ID[16], u64 size
 //	pages     objects: the ID of each index object that the segment was made from
 //
@@ -56,7 +56,7 @@ type segment struct {
 }
 
 const (
-	segmentMagic = "BHSEG2\n\x00"
+	segmentMagic = "BHSEG3\n\x00"
 	pageBytes    = 4096
 	pageBody     = pageBytes - 4
 	entryBytes   = 32
@@ -340,15 +340,16 @@ func (s *segment) locate(e []byte, loc *Location) error {
 	if err != nil {
 		return err
 	}
-	stored := binary.LittleEndian.Uint32(b[4:])
+	stored, raw := binary.LittleEndian.Uint32(b[4:]), binary.LittleEndian.Uint32(b[8:])
 	*loc = Location{
 		Block: Block{
 			Pack:       pack,
 			Offset:     binary.LittleEndian.Uint32(b),
 			Stored:     stored &^ (1 << 31),
-			Raw:        binary.LittleEndian.Uint32(b[8:]),
+			Raw:        raw &^ (1 << 31),
 			Nonce:      [nonceBytes]byte(b[12:36]),
 			Compressed: stored>>31 != 0,
+			Session:    raw>>31 != 0,
 		},
 		Offset: binary.LittleEndian.Uint32(e[24:]),
 		Size:   binary.LittleEndian.Uint32(e[28:]),
@@ -487,7 +488,7 @@ func (w *segmentWriter) endEntries() {
 
 func (w *segmentWriter) endTable() { w.flush() }
 
-func (w *segmentWriter) block(offset uint32, b *blockRef) {
+func (w *segmentWriter) block(offset uint32, b *blockRef, session bool) {
 	r := w.record(blockBytes)
 	binary.LittleEndian.PutUint32(r, offset)
 	stored := b.stored
@@ -495,7 +496,11 @@ func (w *segmentWriter) block(offset uint32, b *blockRef) {
 		stored |= 1 << 31
 	}
 	binary.LittleEndian.PutUint32(r[4:], stored)
-	binary.LittleEndian.PutUint32(r[8:], b.raw)
+	raw := b.raw
+	if session {
+		raw |= 1 << 31
+	}
+	binary.LittleEndian.PutUint32(r[8:], raw)
 	copy(r[12:], b.nonce[:])
 }
 
@@ -543,7 +548,7 @@ func writeSegment(w io.Writer, repoID ID, packs []packTable, covers []ID) error 
 		offset := uint32(len(packMagic))
 		for j := range packs[i].blocks {
 			b := &packs[i].blocks[j]
-			sw.block(offset, b)
+			sw.block(offset, b, packs[i].key != dataKey)
 			offset += b.stored
 		}
 	}

@@ -92,6 +92,7 @@ type Writer struct {
 
 	r      *Repository
 	o      WriterOptions
+	sealer sealer
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
@@ -151,11 +152,14 @@ func (r *Repository) NewWriter(ctx context.Context, o WriterOptions) (*Writer, e
 		finished: make(chan *openPack, r.queue()),
 		claims:   make(map[ID]struct{}),
 	}
+	var err error
+	if w.sealer, err = r.newSealer(ctx); err != nil {
+		return nil, err
+	}
 	w.announceAt = time.Now().Add(announceAfter)
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	compressors := make([]*compressor, o.Sealers)
 	for i := range compressors {
-		var err error
 		if compressors[i], err = newCompressor(o.Compression); err != nil {
 			return nil, err
 		}
@@ -430,7 +434,7 @@ func (w *Writer) sealBlock(c *compressor, b *block, out []byte) ([]byte, error) 
 	}
 	nonce := p.nonce(number)
 	ref.nonce = nonce
-	out = w.r.keys.Data.Seal(out[:0], nonce, plain, nil)
+	out = w.sealer.data.Seal(out[:0], nonce, plain, nil)
 	return out, w.store(p, out, ref)
 }
 
@@ -461,7 +465,7 @@ func (w *Writer) reserve(kind Kind, ref *blockRef) (p *openPack, number uint32, 
 		pick = int(n.Int64())
 	}
 	if pick >= len(open) {
-		p, err := newPack(w.ctx, w.r.backend, kind)
+		p, err := newPack(w.ctx, w.r.backend, kind, w.sealer.key)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -667,7 +671,7 @@ func (w *Writer) Commit(id ID, snapshot []byte) error {
 	if d := time.Now().Round(0).Sub(start); d < 0 || d > commitWithin {
 		return fmt.Errorf("the last check of the store took too long: %w", ErrRaced)
 	}
-	n, err := w.r.putObject(ctx, kindSnapshot, id, squeeze(w.r.enc, snapshot))
+	n, err := w.r.putSealed(ctx, kindSnapshot, id, w.r.sealSnapshot(w.sealer, id, squeeze(w.r.enc, snapshot)))
 	if err != nil {
 		return fmt.Errorf("store snapshot: %w", err)
 	}

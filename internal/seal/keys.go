@@ -12,14 +12,14 @@ import (
 //	"backup-handler v1 chunk id"     names chunks, see [Keys.ChunkID]
 //	"backup-handler v1 chunker"      places split points, see [Keys.Chunker]
 //	"backup-handler v1 data"         seals blocks: [Keys.Data]
-//	"backup-handler v1 index"        seals indexes and packs' tables: [Keys.Index]
-//	"backup-handler v1 meta"         seals snapshots and condemned lists: [Keys.Meta]
+//	"backup-handler v1 index"        seals indexes, packs' tables and lists: [Keys.Index]
+//	"backup-handler v1 meta"         seals snapshots: [Keys.Meta]
 //	"backup-handler v1 config"       authenticates the config object
 //	"backup-handler v1 fingerprint"  16 bytes, public: [Keys.Fingerprint]
+//	"backup-handler v1 write-only"   seed of the key pair for sessions: [Keys.OpenSession]
 //
-// Reserved, and not derived today: "backup-handler v1 write-only", the seed of a
-// repository's HPKE key pair, to whose public half hosts that may write but not
-// read could seal.
+// Those of a write-only host (see [Slot.Grant]) lack Data and Meta, which are nil,
+// and the private half of that pair.
 //
 // Keys may be used by any number of goroutines, and print as "[redacted]".
 type Keys struct {
@@ -33,6 +33,10 @@ type Keys struct {
 	Meta *AEAD
 
 	id          *[2][sha256.BlockSize]byte // HMAC's inner and outer first blocks
+	idKey       *[KeySize]byte
+	index       *[KeySize]byte
+	sessions    *Identity  // nil: write-only
+	writers     *Recipient // its public half
 	chunker     *[KeySize]byte
 	config      *[KeySize]byte
 	fingerprint [FingerprintSize]byte
@@ -58,16 +62,23 @@ func NewKeys(secret Secret) *Keys {
 		}
 		return (*[KeySize]byte)(b)
 	}
-	k := &Keys{
-		Data:        NewAEAD(*derive("data")),
-		Index:       NewAEAD(*derive("index")),
-		Meta:        NewAEAD(*derive("meta")),
-		id:          new([2][sha256.BlockSize]byte),
-		chunker:     derive("chunker"),
-		config:      derive("config"),
-		fingerprint: [FingerprintSize]byte(derive("fingerprint")[:]),
+	sessions, err := newIdentity(derive("write-only")[:])
+	if err != nil {
+		panic("seal: " + err.Error()) // every seed of the right size is one
 	}
-	for i, b := range derive("chunk id") {
+	k := newKeys(derive("chunk id"), derive("chunker"), derive("index"), derive("config"), [FingerprintSize]byte(derive("fingerprint")[:]))
+	k.Data, k.Meta = NewAEAD(*derive("data")), NewAEAD(*derive("meta"))
+	k.sessions, k.writers = sessions, sessions.Recipient()
+	return k
+}
+
+// newKeys makes those keys that every host has.
+func newKeys(id, chunker, index, config *[KeySize]byte, fingerprint [FingerprintSize]byte) *Keys {
+	k := &Keys{
+		Index: NewAEAD(*index), id: new([2][sha256.BlockSize]byte), idKey: id, index: index,
+		chunker: chunker, config: config, fingerprint: fingerprint,
+	}
+	for i, b := range id {
 		k.id[0][i], k.id[1][i] = b, b
 	}
 	for i := range sha256.BlockSize {
@@ -76,6 +87,9 @@ func NewKeys(secret Secret) *Keys {
 	}
 	return k
 }
+
+// WriteOnly reports whether these are the keys of a write-only host.
+func (k *Keys) WriteOnly() bool { return k.sessions == nil }
 
 // ChunkID names a chunk by the SHA-256 of its content: the first 16 bytes of
 // HMAC-SHA256(key, hash). Without the key an ID says nothing about the content,

@@ -66,6 +66,8 @@ const (
 //	nonce       passphrase, keyfile: 24 bytes
 //	sealed      the secret: 48 bytes; none: 32 bytes, in clear
 //	check       passphrase, keyfile, none: 32 bytes, see below
+//	role        write: it wraps not the master secret, but what opens the grant
+//	grant       write: nonce and sealed keys, docs/format.md §14
 //
 // The binding, from which no field but those made by wrapping is missing, is
 //
@@ -73,7 +75,7 @@ const (
 //	str(kdf) u32(iterations) u32(time) u32(memory_kib) u32(threads) str(salt) str(kem)
 //
 // with big-endian numbers, created in Unix seconds, and str a u16 length and the
-// bytes. With K = the key file, or the KDF's 32 bytes of passphrase and salt:
+// bytes; a slot with a role has str(role) behind it. With K = the key file, or the KDF's 32 bytes of passphrase and salt:
 //
 //   - passphrase, keyfile: HKDF-SHA256(K, salt, "backup-handler v1 slot key", 64
 //     bytes) = check, key. Sealed is XAES-256-GCM with that key, the nonce, and
@@ -88,8 +90,11 @@ type Slot struct {
 	Label   string    `json:"label,omitempty"`
 	Created time.Time `json:"created"`
 	KDF     KDF       `json:"kdf,omitzero"` // of a passphrase, else zero
+	// Role is what the slot opens to: "" is the master secret, RoleWrite the keys of a
+	// write-only host.
+	Role string `json:"role,omitempty"`
 
-	salt, enc, nonce, sealed, check []byte
+	salt, enc, nonce, sealed, check, grant []byte
 }
 
 // Format shows the exported fields only.
@@ -106,6 +111,8 @@ type WrapOptions struct {
 	Created time.Time
 	// KDF stretches a passphrase; zero is [DefaultKDF]. Other kinds ignore it.
 	KDF KDF
+
+	role string
 }
 
 // A Locker can wrap a master secret: [*Passphrase], [*KeyFile], [*Recipient] or
@@ -136,6 +143,7 @@ func Wrap(rand io.Reader, repoID [RepoIDSize]byte, secret Secret, by Locker, opt
 		Kind:    by.kind(),
 		Label:   opts.Label,
 		Created: opts.Created.UTC().Truncate(time.Second),
+		Role:    opts.role,
 	}
 	if s.Kind == KindPassphrase {
 		s.KDF = cmp.Or(opts.KDF, DefaultKDF())
@@ -152,7 +160,8 @@ func Wrap(rand io.Reader, repoID [RepoIDSize]byte, secret Secret, by Locker, opt
 // Unwrap opens one of the slots of the repository repoID with one of the
 // credentials, and returns the master secret and the slot's index. It tries the
 // cheap before the expensive, so that a key file or an identity saves stretching a
-// passphrase, and a slot made to waste time comes last.
+// passphrase, and a slot made to waste time comes last; slots of write-only hosts come
+// after all others. What the secret stands for is [Slot.Keys].
 //
 // A slot of kind none opens only if [None] is among the credentials: else whoever
 // holds the store could replace a passphrase's slot, and we would go on under a
@@ -170,7 +179,9 @@ func Unwrap(repoID [RepoIDSize]byte, slots []Slot, credentials ...Credential) (S
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(slots[a].cost(), slots[b].cost()) })
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Or(strings.Compare(slots[a].Role, slots[b].Role), cmp.Compare(slots[a].cost(), slots[b].cost()))
+	})
 
 	var corrupt error
 	var kinds []string
@@ -235,7 +246,11 @@ func (s *Slot) binding(repoID [RepoIDSize]byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, s.KDF.MemoryKiB)
 	b = binary.BigEndian.AppendUint32(b, uint32(s.KDF.Threads))
 	b = str(b, string(s.salt))
-	return str(b, s.kem())
+	b = str(b, s.kem())
+	if s.Role != "" {
+		b = str(b, s.Role)
+	}
+	return b
 }
 
 func (s *Slot) kem() string {
@@ -262,6 +277,8 @@ type storedSlot struct {
 	Nonce      []byte `json:"nonce,omitempty"`
 	Sealed     []byte `json:"sealed"`
 	Check      []byte `json:"check,omitempty"`
+	Role       string `json:"role,omitempty"`
+	Grant      []byte `json:"grant,omitempty"`
 }
 
 const slotVersion = 1
@@ -273,6 +290,7 @@ func (s Slot) Encode() []byte {
 		KDF: s.KDF.Name, Iterations: s.KDF.Iterations,
 		Time: s.KDF.Time, MemoryKiB: s.KDF.MemoryKiB, Threads: s.KDF.Threads,
 		Salt: s.salt, KEM: s.kem(), Enc: s.enc, Nonce: s.nonce, Sealed: s.sealed, Check: s.check,
+		Role: s.Role, Grant: s.grant,
 	}, "", "  ")
 	if err != nil {
 		panic("seal: " + err.Error()) // strings, numbers and bytes always encode
@@ -307,7 +325,8 @@ func DecodeSlot(data []byte) (Slot, error) {
 	s := Slot{
 		Kind: st.Kind, Label: st.Label, Created: created.UTC(),
 		KDF:  KDF{st.KDF, st.Iterations, st.Time, st.MemoryKiB, st.Threads},
-		salt: st.Salt, enc: st.Enc, nonce: st.Nonce, sealed: st.Sealed, check: st.Check,
+		Role: st.Role,
+		salt: st.Salt, enc: st.Enc, nonce: st.Nonce, sealed: st.Sealed, check: st.Check, grant: st.Grant,
 	}
 	if err := s.validate(); err != nil {
 		return Slot{}, fmt.Errorf("decode key slot: %w", err)
@@ -334,6 +353,9 @@ func (s *Slot) validateHead() error {
 	default:
 		return fmt.Errorf("unknown kind %q", s.Kind)
 	}
+	if s.Role != "" && (s.Role != RoleWrite || s.Kind == KindNone) {
+		return fmt.Errorf("unknown role %q of a %s slot", s.Role, s.Kind)
+	}
 	if len(s.Label) > MaxLabelSize {
 		return fmt.Errorf("label has %d bytes, more than %d", len(s.Label), MaxLabelSize)
 	}
@@ -352,15 +374,18 @@ func (s *Slot) validate() error {
 	if err := s.validateHead(); err != nil {
 		return err
 	}
-	type sizes struct{ salt, enc, nonce, sealed, check int }
-	want := sizes{saltSize, 0, NonceSize, SecretSize + Overhead, checkSize}
+	type sizes struct{ salt, enc, nonce, sealed, check, grant int }
+	want := sizes{saltSize, 0, NonceSize, SecretSize + Overhead, checkSize, 0}
 	switch s.Kind {
 	case KindRecipient:
-		want = sizes{0, encSize, 0, SecretSize + Overhead, 0}
+		want = sizes{0, encSize, 0, SecretSize + Overhead, 0, 0}
 	case KindNone:
-		want = sizes{0, 0, 0, SecretSize, sha256.Size}
+		want = sizes{0, 0, 0, SecretSize, sha256.Size, 0}
 	}
-	if got := (sizes{len(s.salt), len(s.enc), len(s.nonce), len(s.sealed), len(s.check)}); got != want {
+	if s.Role == RoleWrite {
+		want.grant = grantSize
+	}
+	if got := (sizes{len(s.salt), len(s.enc), len(s.nonce), len(s.sealed), len(s.check), len(s.grant)}); got != want {
 		return fmt.Errorf("a %s slot's binary fields have sizes %v, want %v", s.Kind, got, want)
 	}
 	return nil

@@ -285,7 +285,7 @@ func (v *verifier) list() ([]pack, error) {
 			slots[id] = true
 		case dir == "packs", dir == "index": // LoadIndex lists unknown names there
 		case (dir == "snapshots" || dir == "condemned" || dir == "runs") && err == nil:
-		case dir == "parity" && protects(info.Name), dir == "sessions": // reserved
+		case dir == "parity" && protects(info.Name), dir == "sessions" && err == nil:
 		case !nested && (dir == "config" || dir == "readme.txt"):
 		case len(v.rep.Index.Unknown) < MaxUnknown:
 			v.rep.Index.Unknown = append(v.rep.Index.Unknown, info.Name)

@@ -623,7 +623,7 @@ func TestUnknownObjects(t *testing.T) {
 	rep := f.verify(Options{})
 	got := slices.Clone(rep.Index.Unknown)
 	slices.Sort(got)
-	if want := []string{"keys/x", "notes.txt", "packs/zz", "parity/1", "snapshots/old"}; !rep.OK() || !slices.Equal(got, want) {
+	if want := []string{"keys/x", "notes.txt", "packs/zz", "parity/1", "sessions/1", "snapshots/old"}; !rep.OK() || !slices.Equal(got, want) {
 		t.Errorf("OK is %v, unknown %q", rep.OK(), got)
 	}
 }

@@ -1,0 +1,256 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/seal"
+	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+	"github.com/SP1R4/BackupHandler/v3/internal/storage/storagetest"
+)
+
+// writeOnly gives a store a write-only key, and opens it with that.
+func writeOnly(t testing.TB, m storage.Backend, cache string) *Repository {
+	t.Helper()
+	r, _ := openIn(t, m, "")
+	if _, err := r.AddWriteOnlyKey(t.Context(), testKey(100), seal.WrapOptions{Created: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	if !r.OpensWith(t.Context(), testKey(100)) {
+		t.Error("the new key does not open it")
+	}
+	return openWriteOnly(t, m, cache)
+}
+
+func openWriteOnly(t testing.TB, m storage.Backend, cache string) *Repository {
+	t.Helper()
+	w, err := Open(t.Context(), unclosed{m}, Options{Credentials: []seal.Credential{testKey(100)}, CacheDir: cache})
+	if err == nil {
+		_, err = w.LoadIndex(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	return w
+}
+
+// A write-only host stores and deduplicates, and opens nothing; who has the repository's
+// key reads everything, with and without a cache.
+func TestWriteOnly(t *testing.T) {
+	m := newStore(t)
+	r, _ := openIn(t, m, "")
+	shared, own := smallSource(1), smallSource(2)
+	first, stats := mustBackup(t, r, shared)
+	cache := t.TempDir()
+	w := writeOnly(t, m, cache)
+	if !w.WriteOnly() || r.WriteOnly() {
+		t.Fatal("WriteOnly")
+	}
+	second, got := mustBackup(t, w, shared)
+	if got.ChunksAdded.Load() != 0 || got.ChunksKnown.Load() != stats.ChunksAdded.Load() {
+		t.Errorf("stored what is there: %d chunks", got.ChunksAdded.Load())
+	}
+	third, got := mustBackup(t, w, own)
+	if got.ChunksAdded.Load() == 0 {
+		t.Error("stored nothing")
+	}
+	w = openWriteOnly(t, m, cache)
+	fourth, got := mustBackup(t, w, own)
+	if got.ChunksAdded.Load() != 0 {
+		t.Error("does not find what it has stored itself")
+	}
+
+	ctx := t.Context()
+	_, err := w.Snapshots(ctx)
+	wantIs(t, err, ErrWriteOnly)
+	for _, id := range []ID{first, third} {
+		_, err = w.SnapshotBody(ctx, id)
+		wantIs(t, err, ErrWriteOnly)
+		wantIs(t, w.Forget(ctx, id), ErrWriteOnly)
+	}
+	for _, s := range []source{shared, own} {
+		for hash := range hashes(s) {
+			loc, ok := w.Locate(hash)
+			if !ok {
+				t.Fatal("lost")
+			}
+			_, err := w.ReadBlock(ctx, &loc.Block, nil)
+			wantIs(t, err, ErrWriteOnly)
+			_, err = w.Load(ctx, hash, loc.Size, nil)
+			wantIs(t, err, ErrWriteOnly)
+		}
+	}
+	_, err = w.AddKey(ctx, testKey(7), seal.WrapOptions{Created: time.Now()})
+	wantIs(t, err, ErrWriteOnly)
+	_, err = w.AddWriteOnlyKey(ctx, testKey(7), seal.WrapOptions{Created: time.Now()})
+	wantIs(t, err, ErrWriteOnly)
+	keys, err := w.Keys(ctx)
+	if err != nil || len(keys) != 2 {
+		t.Fatal(keys, err)
+	}
+	for _, k := range keys {
+		wantIs(t, w.RemoveKey(ctx, k.ID), ErrWriteOnly)
+	}
+	if w.Sibling(r) || w.Sibling(w) {
+		t.Error("a write-only host is a sibling")
+	}
+
+	for _, cache := range []string{"", t.TempDir()} {
+		for range 2 {
+			r, report := openIn(t, m, cache)
+			if !report.OK() {
+				t.Errorf("%+v", report)
+			}
+			wantSnapshots(t, r, first, second, third, fourth)
+			wantClean(t, r)
+		}
+	}
+	// Who has the key relies on what the host has stored.
+	r, _ = openIn(t, m, "")
+	if _, got := mustBackup(t, r, own); got.ChunksAdded.Load() != 0 {
+		t.Error("stored again")
+	}
+}
+
+// No byte of what a write-only host stores opens with anything that the host has kept.
+func TestWriteOnlyKeepsNothing(t *testing.T) {
+	m := newStore(t)
+	w := writeOnly(t, m, "")
+	own := smallSource(3)
+	id, _ := mustBackup(t, w, own)
+	raw := getObject(t, m, objectName(kindSnapshot, id))
+	if bytes.Contains(raw, own.body()[:16]) || !strings.HasPrefix(string(raw), sessionSnapshotMagic) {
+		t.Error("the snapshot is not sealed in a session")
+	}
+	for hash := range hashes(own) {
+		loc, _ := w.Locate(hash)
+		if !loc.Block.Session {
+			t.Fatal("sealed under the data key")
+		}
+		sealed := getObject(t, m, packName(loc.Block.Pack))[loc.Block.Offset:][:loc.Block.Stored]
+		if _, err := w.keys.Index.Open(nil, seal.Nonce(loc.Block.Nonce), sealed, nil); err == nil {
+			t.Error("opens with the index key")
+		}
+	}
+	if len(w.sessions.open) > 0 {
+		t.Error("the host keeps sessions")
+	}
+}
+
+// What a write-only host has stored can be copied, and moves to packs under the
+// repository's key when it is repacked; then its session is needed no longer.
+func TestWriteOnlyMoves(t *testing.T) {
+	m := newStore(t)
+	w := writeOnly(t, m, "")
+	own, other := smallSource(1), smallSource(2)
+	id, _ := mustBackup(t, w, own)
+	gone, _ := mustBackup(t, openWriteOnly(t, m, ""), other)
+	for _, sibling := range []bool{true, false} {
+		r, _ := openIn(t, m, "")
+		target := storage.NewMemory()
+		o := InitOptions{}
+		if sibling {
+			o.Sibling = r
+		}
+		initIn(t, target, o)
+		dst, _ := openIn(t, target, "")
+		cw, err := dst.NewWriter(t.Context(), WriterOptions{Readers: CopyBatches})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cw.Copy(t.Context(), r, hashes(own)); err != nil {
+			t.Fatal(err)
+		}
+		if err := cw.Commit(id, own.body()); err != nil {
+			t.Fatal(err)
+		}
+		dst, _ = openIn(t, target, "")
+		wantSnapshots(t, dst, id)
+		wantClean(t, dst)
+		if n := len(objects(t, target, "sessions")); n > 0 {
+			t.Errorf("%d sessions were copied", n)
+		}
+	}
+	r, _ := openIn(t, m, "")
+	if err := r.Forget(t.Context(), gone); err != nil {
+		t.Fatal(err)
+	}
+	pruner := newPruner("p")
+	for range 2 {
+		pruner.mustPrune(t, m, func(o *PruneOptions) { o.Alone, o.MaxUnusedBytes = true, 1 })
+	}
+	r, report := openIn(t, m, "")
+	if !report.OK() {
+		t.Errorf("%+v", report)
+	}
+	wantSnapshots(t, r, id)
+	wantClean(t, r)
+}
+
+// A session that is damaged or gone is damage, and named.
+func TestWriteOnlySessionLost(t *testing.T) {
+	for _, name := range []string{"gone", "flipped"} {
+		m := newStore(t)
+		r, _ := openIn(t, m, "")
+		first, _ := mustBackup(t, r, smallSource(9))
+		w := writeOnly(t, m, "")
+		own := smallSource(3)
+		id, _ := mustBackup(t, w, own)
+		session := objects(t, m, "sessions")[0]
+		if name == "gone" {
+			replace(t, m, session, nil)
+		} else {
+			flip(t, m, session, 700)
+		}
+		r, _ = openIn(t, m, "")
+		_, err := r.SnapshotBody(t.Context(), id)
+		wantIs(t, err, ErrCorrupt)
+		check, err := r.CheckData(t.Context(), CheckOptions{Workers: 2})
+		if err != nil || len(check.Damaged) != len(own.data)+len(own.meta) {
+			t.Errorf("%s: %v, %d chunks damaged", name, err, len(check.Damaged))
+		}
+		if !strings.Contains(strings.Join(check.Faults, "\n"), "write session") {
+			t.Errorf("%q", check.Faults)
+		}
+		if _, err := r.SnapshotBody(t.Context(), first); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The session is stored before all else, so that no crash leaves packs without it.
+func TestWriteOnlyFaults(t *testing.T) {
+	m := newStore(t)
+	writeOnly(t, m, "")
+	own := smallSource(5)
+	for n := 1; ; n++ {
+		s := m.Clone()
+		f := storagetest.At(s, n, storagetest.Fail)
+		w, err := Open(t.Context(), unclosed{f}, Options{Credentials: []seal.Credential{testKey(100)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.LoadIndex(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		id, _, err := backup(context.WithoutCancel(t.Context()), w, own, WriterOptions{})
+		w.Close()
+		r, report := openIn(t, s, "")
+		if !report.OK() {
+			t.Errorf("fault %d: %+v", n, report)
+		}
+		if err == nil {
+			wantSnapshots(t, r, id)
+			if n < 8 {
+				t.Errorf("only %d faults", n)
+			}
+			return
+		}
+		again, _ := mustBackup(t, r, own)
+		wantReadable(t, s, again)
+	}
+}
