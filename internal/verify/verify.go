@@ -229,12 +229,16 @@ func Run(ctx context.Context, r *repo.Repository, o Options) (*Report, error) {
 
 // mendable reports what is damaged and was given back by repair data.
 func (v *verifier) mendable(dataRead bool) error {
-	damaged, err := v.r.DamagedObjects(v.ctx)
-	if err := v.stopped(); err != nil {
-		return err
-	}
-	if err != nil {
-		v.rep.fault("%v", err)
+	var damaged []repo.DamagedObject
+	if v.protected {
+		var err error
+		damaged, err = v.r.DamagedObjects(v.ctx)
+		if err := v.stopped(); err != nil {
+			return err
+		}
+		if err != nil {
+			v.rep.fault("%v", err)
+		}
 	}
 	v.rep.Mendable = damaged
 	for _, id := range v.badSlots {
@@ -285,7 +289,9 @@ func (v *verifier) list() ([]pack, error) {
 			slots[id] = true
 		case dir == "packs", dir == "index": // LoadIndex lists unknown names there
 		case (dir == "snapshots" || dir == "condemned" || dir == "runs") && err == nil:
-		case dir == "parity" && protects(info.Name), dir == "sessions" && err == nil:
+		case dir == "parity" && protects(info.Name):
+			v.protected = true
+		case dir == "sessions" && err == nil:
 		case !nested && (dir == "config" || dir == "readme.txt"):
 		case len(v.rep.Index.Unknown) < MaxUnknown:
 			v.rep.Index.Unknown = append(v.rep.Index.Unknown, info.Name)

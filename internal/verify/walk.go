@@ -29,6 +29,8 @@ type verifier struct {
 	snap     *tree.Snapshot // being walked
 	lostIn   map[repo.ID]int64
 	badSlots []repo.ID // key slots that do not decode
+	// protected: there is repair data.
+	protected bool
 
 	readErrors int   // in a row, other than damage
 	stop       error // why the run ends, if not for its context
