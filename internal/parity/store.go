@@ -22,7 +22,7 @@ func Name(object string) string { return Dir + "/" + object }
 // Precious says whether an object is one of the few small ones without which nothing
 // opens, or a snapshot is gone: their repair data is a whole copy.
 func Precious(name string) bool {
-	return name == "config" || strings.HasPrefix(name, "keys/") || strings.HasPrefix(name, "snapshots/")
+	return name == "config" || strings.HasPrefix(name, "keys/") || strings.HasPrefix(name, "snapshots/") || strings.HasPrefix(name, "sessions/")
 }
 
 // share returns how much repair data an object gets, in percent, where packs get some.

@@ -143,31 +143,34 @@ func ProtectedName(name string) (object string, ok bool) {
 	}
 	kind, _, _ := strings.Cut(object, "/")
 	switch kind {
-	case "keys", "snapshots", "packs":
+	case "keys", "snapshots", "sessions", "packs":
 		_, ok = parseName(kind, object)
 		return object, ok
 	}
 	return "", false
 }
 
-// A DamagedObject is a config, key slot or snapshot that is not as it was stored.
+// A DamagedObject is a config, key slot, write session or snapshot that is not as it was
+// stored.
 type DamagedObject struct {
 	Name    string `json:"name"`
 	Missing bool   `json:"missing,omitempty"`
 }
 
-// DamagedObjects returns the config, the key slots and the snapshots that their repair
-// data can put right: it compares config and slots with theirs, and finds snapshots that
-// are gone or that this process has found damaged (Snapshots reads them all). What was
-// removed meanwhile is not among them.
+// DamagedObjects returns the config, key slots, write sessions and snapshots that their
+// repair data can put right: it compares config and slots with theirs, and finds sessions
+// and snapshots that are gone or that this process has found damaged (Snapshots reads
+// them all). What was removed meanwhile is not among them.
 func (r *Repository) DamagedObjects(ctx context.Context) ([]DamagedObject, error) {
-	names, err := precious(ctx, r.backend, "keys", "snapshots")
+	names, err := precious(ctx, r.backend, "keys", "sessions", "snapshots")
 	if err != nil {
 		return nil, err
 	}
 	there := make(map[string]bool)
-	if err := r.list(ctx, "snapshots", nil, func(id ID, _ int64) { there[objectName(kindSnapshot, id)] = true }); err != nil {
-		return nil, err
+	for _, dir := range []string{"sessions", "snapshots"} {
+		if err := r.list(ctx, dir, nil, func(id ID, _ int64) { there[dir+"/"+id.String()] = true }); err != nil {
+			return nil, err
+		}
 	}
 	mended := r.Mended()
 	var damaged []DamagedObject
@@ -196,8 +199,8 @@ func (r *Repository) DamagedObjects(ctx context.Context) ([]DamagedObject, error
 	return damaged, nil
 }
 
-// HealObject puts the very bytes back that a damaged or missing config, key slot or
-// snapshot had, once they have been seen to be valid: docs/format.md §13. A crash leaves
+// HealObject puts the very bytes back that a damaged or missing config, key slot, write
+// session or snapshot had, once they have been seen to be valid: docs/format.md §13. A crash leaves
 // its repair data, which stays as it is.
 func (r *Repository) HealObject(ctx context.Context, name string) error {
 	view := parity.View(r.backend)
@@ -235,7 +238,7 @@ func (r *Repository) HealObject(ctx context.Context, name string) error {
 	return nil
 }
 
-// checkObject says whether the bytes of a config, key slot or snapshot are valid.
+// checkObject says whether the bytes of such an object are valid.
 func (r *Repository) checkObject(ctx context.Context, name string, data []byte) error {
 	kind, _, _ := strings.Cut(name, "/")
 	switch id, ok := parseName(kind, name); {
@@ -247,6 +250,9 @@ func (r *Repository) checkObject(ctx context.Context, name string, data []byte) 
 		}
 	case kind == "keys" && ok:
 		_, err := seal.DecodeSlot(data)
+		return err
+	case kind == "sessions" && ok:
+		_, err := r.keys.OpenSession(r.id, id, data)
 		return err
 	case kind == "snapshots" && ok:
 		_, err := r.openRaw(ctx, kindSnapshot, id, data)
@@ -351,7 +357,7 @@ func (r *Repository) Protect(ctx context.Context, o ProtectOptions) (int, error)
 		}
 	}
 	add(configName)
-	for _, dir := range []string{"keys", "snapshots"} {
+	for _, dir := range []string{"keys", "sessions", "snapshots"} {
 		if err := r.list(ctx, dir, nil, func(id ID, _ int64) { add(dir + "/" + id.String()) }); err != nil {
 			return 0, err
 		}

@@ -45,6 +45,14 @@ func (r *Repository) session(ctx context.Context, id ID) (*seal.Session, error) 
 		s, err = r.keys.OpenSession(r.id, id, raw)
 	}
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, seal.ErrCorrupt) {
+		if mended, merr := r.mended(ctx, sessionName(id), 0, -1); merr == nil {
+			if s, merr = r.keys.OpenSession(r.id, id, mended); merr == nil {
+				r.noteMended(sessionName(id))
+				err = nil
+			}
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, seal.ErrCorrupt) {
 		return nil, fmt.Errorf("write session %s: %w: %v", id.Short(), ErrCorrupt, err)
 	}
 	if err != nil {

@@ -222,6 +222,44 @@ func TestWriteOnlySessionLost(t *testing.T) {
 	}
 }
 
+// Repair data gives a session back that is damaged or gone.
+func TestWriteOnlySessionHeals(t *testing.T) {
+	for _, name := range []string{"gone", "flipped"} {
+		m := newStore(t)
+		writeOnly(t, m, "")
+		w, err := Open(t.Context(), unclosed{m}, Options{Credentials: []seal.Credential{testKey(100)}, Parity: 5})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		if _, err := w.LoadIndex(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		id, _ := mustBackup(t, w, smallSource(3))
+		session := objects(t, m, "sessions")[0]
+		if name == "gone" {
+			replace(t, m, session, nil)
+		} else {
+			flip(t, m, session, 700)
+		}
+		r, _ := openIn(t, m, "")
+		wantSnapshots(t, r, id)
+		damaged, err := r.DamagedObjects(t.Context())
+		if err != nil || len(damaged) != 1 || damaged[0] != (DamagedObject{session, name == "gone"}) {
+			t.Fatal(damaged, err)
+		}
+		if err := r.HealObject(t.Context(), session); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range objects(t, m, "parity") {
+			replace(t, m, name, nil)
+		}
+		r, _ = openIn(t, m, "")
+		wantSnapshots(t, r, id)
+		wantClean(t, r)
+	}
+}
+
 // The session is stored before all else, so that no crash leaves packs without it.
 func TestWriteOnlyFaults(t *testing.T) {
 	m := newStore(t)
