@@ -10,3 +10,11 @@ const (
 	goldenConfig      = "797475b3fc95c163d50ab31cda5922498eb781960fe245347eb446b41cb63ef3"
 	goldenFingerprint = "6c0342aae2f70d936ccf923d05082b15"
 )
+
+// Computed by another implementation, from a key of bytes 0, 37, 74, ... (mod 256).
+const (
+	goldenPaper1 = "00JM MVWM Q7F0 75Y8"
+	goldenPaper2 = "516Q 55XW W432 QB6B"
+	goldenPaper3 = "A1TS NFZ4 14Q5 66HG"
+	goldenPaper4 = "F2EW 5SRC 65B7 PHC2"
+)
