@@ -427,6 +427,7 @@ func (a *app) newAccess(o job.AccessOptions) (*job.Access, error) {
 	}
 	o.Tailnet = a.tailnet
 	o.NoCache, o.Env, o.Prompt, o.Limits, o.OnRetry = a.noCache, a.env, a.prompter(), a.limits, a.retrying
+	o.OnKey = func(source string) { a.record("encryption_key_loaded", slog.String("source", source)) }
 	acc, err := job.NewAccess(a.cfg, o)
 	if err == nil && a.proving {
 		acc.CacheSize = 0
@@ -468,19 +469,11 @@ func (a *app) open(ctx context.Context, index bool) (*job.Destination, error) {
 			for _, s := range d.Unreadable {
 				a.warn("snapshot %s cannot be read: %v", s.ID.Short(), s.Err)
 			}
-			a.recordKeys(acc)
 			return d, nil
 		}
 		errs = errors.Join(errs, err)
 	}
 	return nil, job.Fail(job.ExitUsage, errs, openHint(errs))
-}
-
-func (a *app) recordKeys(acc *job.Access) {
-	for _, k := range acc.KeysLoaded {
-		a.record("encryption_key_loaded", slog.String("source", k))
-	}
-	acc.KeysLoaded = nil
 }
 
 func openHint(err error) string {

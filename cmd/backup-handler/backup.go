@@ -110,7 +110,6 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 	})
 	res, err := job.Backup(ctx, acc, *o)
 	m.stop()
-	a.recordKeys(acc)
 	if err != nil {
 		a.record("backup_failed", slog.String("error", oneLine(err.Error())))
 		return err

@@ -216,7 +216,6 @@ func (a *app) openEach(ctx context.Context) (all []*job.Destination, acc *job.Ac
 		}
 		all = append(all, d)
 	}
-	a.recordKeys(acc)
 	return all, acc, nil
 }
 

@@ -125,8 +125,6 @@ func (a *app) repair(ctx context.Context, f *repairFlags) error {
 	if err := from.Load(ctx); err != nil {
 		return job.Fail(job.ExitUsage, fmt.Errorf("%s: %w", quote(f.from), err), "")
 	}
-	a.recordKeys(acc)
-	a.recordKeys(fromAcc)
 	start := time.Now()
 	m := a.meter("repair", func() sample { return sample{bytes: done.Load(), totalBytes: total.Load()} })
 	res, err := job.Repair(ctx, d, from, o)

@@ -111,7 +111,6 @@ func (a *app) status(ctx context.Context, allHosts bool) error {
 		}
 		rep.Destinations = append(rep.Destinations, s)
 	}
-	a.recordKeys(acc)
 	compareDestinations(rep.Destinations, rep.Host)
 	var hints []string
 	for i := range rep.Destinations {

@@ -48,8 +48,7 @@ type Access struct {
 	// Prompt asks for a passphrase, when nothing else opens a repository. nil:
 	// nobody is there to ask. confirm: for a new one, asked twice.
 	Prompt func(question string, confirm bool) ([]byte, error)
-	// KeysLoaded lists where keys came from, for the audit log; never the keys.
-	KeysLoaded []string
+	onKey  func(source string)
 }
 
 // AccessOptions override the configuration.
@@ -72,6 +71,9 @@ type AccessOptions struct {
 	// Tailnet, if set, makes them instead. It is joined when the first store on
 	// another machine is opened; closing it is left to the caller.
 	Tailnet *tailscale.Node
+	// OnKey, if set, is told where each key came from that is loaded, for the audit
+	// log; never the key. Called concurrently.
+	OnKey func(source string)
 	// OnRetry, if set, receives a line for each request that failed and is tried
 	// again. Called concurrently.
 	OnRetry func(string)
@@ -87,7 +89,7 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Access{Encrypt: enc.Enabled || o.Encrypt || len(o.Recipients) > 0, Prompt: o.Prompt}
+	a := &Access{Encrypt: enc.Enabled || o.Encrypt || len(o.Recipients) > 0, Prompt: o.Prompt, onKey: o.OnKey}
 	if a.Stores, err = stores(cfg, o); err != nil {
 		return nil, err
 	}
@@ -128,7 +130,14 @@ func (a *Access) add(l seal.Locker, c seal.Credential, where string) {
 	}
 	if c != nil {
 		a.Credentials = append(a.Credentials, c)
-		a.KeysLoaded = append(a.KeysLoaded, where)
+		a.loaded(where)
+	}
+}
+
+// loaded tells that a key has been read.
+func (a *Access) loaded(where string) {
+	if a.onKey != nil {
+		a.onKey(where)
 	}
 }
 
