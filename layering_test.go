@@ -16,7 +16,7 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 // groups. Packages that do not exist yet have their place already.
 var groups = [][]string{
 	{"durable", "chunk", "seal", "config", "exclude", "limit", "tailscale", "service"},
-	{"storage"},
+	{"storage", "sheet"},
 	{"httpstore"},
 	{"sftp", "s3", "gcs", "azure"},
 	{"location"},
@@ -41,6 +41,7 @@ var only = map[string]string{
 	"github.com/vbauerster/mpb/v8":  "",
 	"github.com/jedib0t/go-pretty":  "",
 	"github.com/klauspost/compress": "repo",
+	"github.com/piglig/go-qr":       "sheet",
 	"golang.org/x/time":             "storage",
 	"github.com/minio/minio-go":     "s3",
 	"tailscale.com":                 "tailscale",

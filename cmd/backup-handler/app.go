@@ -45,6 +45,7 @@ type app struct {
 	configPath, profile          string
 	backupDirs                   []string
 	keyFile, passFile, identFile string
+	keyring, recoveryKey         bool
 	json, quiet, verbose         bool
 	noCache, noProgress          bool
 	joinTailnet                  bool
@@ -58,6 +59,9 @@ type app struct {
 	// this machine keeps of it.
 	proving bool
 	retried atomic.Int64 // when a retry was last shown, Unix nanoseconds
+
+	// recovery is what --recovery-key has asked for; nil: not yet.
+	recovery *seal.KeyFile
 
 	cfg   *config.Config
 	runID string
@@ -157,9 +161,10 @@ Exit codes: 0 all done · 1 usage, configuration, or a verification found damage
 	f.StringVar(&a.configPath, "config", "", "configuration file")
 	f.StringVar(&a.profile, "profile", "", "use config.NAME.ini beside the default configuration")
 	f.StringSliceVar(&a.backupDirs, "backup-dirs", nil, "repositories (repeat, or separate with commas)")
-	f.StringVar(&a.keyFile, "key-file", "", "key file of 32 bytes")
+	f.StringVar(&a.keyFile, "key-file", "", "key file of 32 bytes, or a file with the key of a recovery sheet")
 	f.StringVar(&a.passFile, "passphrase-file", "", "file with the passphrase (else $"+job.PassphraseEnv+", the configuration, or a prompt)")
 	f.StringVar(&a.identFile, "identity-file", "", "file with the private key of a recipient")
+	f.BoolVar(&a.recoveryKey, "recovery-key", false, "ask for the key of a recovery sheet")
 	f.BoolVar(&a.json, "json", false, "print facts as JSON")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print errors only")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "print more, e.g. each file")
@@ -413,8 +418,14 @@ func (a *app) prepareTailnet() error {
 
 // access gathers the keys.
 func (a *app) access(encrypt bool, recipients []string) (*job.Access, error) {
+	if a.recoveryKey && a.recovery == nil {
+		var err error
+		if a.recovery, err = job.AskRecoveryKey(a.prompter(), func(line string) { a.warn("%s", line) }); err != nil {
+			return nil, job.Fail(job.ExitUsage, err, "")
+		}
+	}
 	return a.newAccess(job.AccessOptions{
-		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile, Recipients: recipients,
+		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile, Recovery: a.recovery, Recipients: recipients,
 	})
 }
 

@@ -37,7 +37,11 @@ does not help against somebody who has copied an old slot and knows its key.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.needsSubcommand(cmd) },
 	}
-	c.AddCommand(a.keyListCommand(), a.keyAddCommand(), a.keyChangeCommand(), a.keyRemoveCommand(), a.generateKeyFileCommand(), a.generateIdentityCommand())
+	c.AddCommand(a.keyListCommand(), a.keyAddCommand(), a.keyChangeCommand(), a.keyRemoveCommand(), a.keySheetCommand(), a.generateCommand())
+	for _, old := range []*cobra.Command{a.generateKeyFileCommand("generate-key-file"), a.generateIdentityCommand("generate-identity")} {
+		old.Hidden = true // the names of the first versions
+		c.AddCommand(old)
+	}
 	return c
 }
 
@@ -121,15 +125,26 @@ Exit codes: 0 removed · 1 usage, no such slot, or refused · 130 interrupted`,
 	}
 }
 
-func (a *app) generateKeyFileCommand() *cobra.Command {
+func (a *app) generateCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "generate",
+		Short: "Make a new key file, or an identity and its recipient",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return a.needsSubcommand(cmd) },
+	}
+	c.AddCommand(a.generateKeyFileCommand("key-file"), a.generateIdentityCommand("identity"))
+	return c
+}
+
+func (a *app) generateKeyFileCommand(name string) *cobra.Command {
 	return &cobra.Command{
-		Use:   "generate-key-file FILE",
+		Use:   name + " FILE",
 		Short: "Write a new key file",
 		Long: `Write a new key file: 32 random bytes that only you can read. A file that exists
 is never overwritten. Keep a copy where the backups are not.
 
 Exit codes: 0 written · 1 usage, or FILE exists`,
-		Example: `  backup-handler key generate-key-file /etc/backup-handler/key`,
+		Example: `  backup-handler key generate key-file /etc/backup-handler/key`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			key := make([]byte, seal.KeySize)
@@ -139,9 +154,9 @@ Exit codes: 0 written · 1 usage, or FILE exists`,
 	}
 }
 
-func (a *app) generateIdentityCommand() *cobra.Command {
+func (a *app) generateIdentityCommand(name string) *cobra.Command {
 	return &cobra.Command{
-		Use:   "generate-identity FILE",
+		Use:   name + " FILE",
 		Short: "Write a new private identity, and print its public recipient",
 		Long: `Write a new private identity to FILE, which only you can read, and print its public
 key. Repositories that have the public key as a recipient open with the identity
@@ -149,7 +164,7 @@ key. Repositories that have the public key as a recipient open with the identity
 that exists is never overwritten.
 
 Exit codes: 0 written · 1 usage, or FILE exists`,
-		Example: `  backup-handler key generate-identity recovery.key > recovery.pub
+		Example: `  backup-handler key generate identity recovery.key > recovery.pub
   backup-handler key add --recipient recovery.pub`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -276,7 +291,7 @@ func (a *app) newCredential(k *newKey) (seal.Locker, seal.Credential, seal.Kind,
 		if err != nil {
 			return nil, nil, "", err
 		}
-		f, err := seal.NewKeyFile(content)
+		f, _, err := job.ParseKeyFile(content)
 		if err != nil {
 			return nil, nil, "", fmt.Errorf("key file %s: %w", quote(k.keyFile), err)
 		}
@@ -373,32 +388,36 @@ func (a *app) keyAdd(ctx context.Context, k *newKey, replace bool) error {
 	if replace {
 		a.note("use the new key from now on: in $" + job.PassphraseEnv + ", its file, or the configuration")
 	}
-	return a.print(done, func(w io.Writer) error {
-		for _, c := range done {
-			if a.quiet {
-				break
-			}
-			fmt.Fprintf(w, "%s: added %s %s", quote(c.Place), c.Kind, c.Added.Short())
-			if c.Removed != nil {
-				fmt.Fprintf(w, ", removed %s", c.Removed.Short())
-			}
-			fmt.Fprintln(w)
-		}
-		return nil
-	})
+	return a.print(done, func(w io.Writer) error { return a.keyChangesText(w, done) })
 }
 
-// addTo adds a key, and opens the repository with it before it is relied upon.
+func (a *app) keyChangesText(w io.Writer, done []keyChange) error {
+	for _, c := range done {
+		if a.quiet {
+			break
+		}
+		fmt.Fprintf(w, "%s: added %s %s", quote(c.Place), c.Kind, c.Added.Short())
+		if c.Removed != nil {
+			fmt.Fprintf(w, ", removed %s", c.Removed.Short())
+		}
+		fmt.Fprintln(w)
+	}
+	return nil
+}
+
+// addTo adds a key, and opens the repository with it before it is relied upon. With an
+// error, Added is the slot if there is one.
 func (a *app) addTo(ctx context.Context, d *job.Destination, l seal.Locker, c seal.Credential, kind seal.Kind, o seal.WrapOptions) (keyChange, error) {
 	id, err := d.Repo.AddKey(ctx, l, o)
 	if err != nil {
 		return keyChange{}, err
 	}
+	added := keyChange{Place: d.Place, Kind: kind, Added: id}
 	a.record("key_added", slog.String("repository", d.Place), slog.String("key", id.String()), slog.String("kind", string(kind)))
 	if c != nil && !d.Repo.OpensWith(ctx, c) {
-		return keyChange{}, fmt.Errorf("key slot %s was stored, but the new key does not open it", id.Short())
+		return added, fmt.Errorf("key slot %s was stored, but the new key does not open it", id.Short())
 	}
-	return keyChange{Place: d.Place, Kind: kind, Added: id}, nil
+	return added, nil
 }
 
 func currentKey(ctx context.Context, r *repo.Repository) (repo.Key, error) {

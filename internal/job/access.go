@@ -58,6 +58,8 @@ type AccessOptions struct {
 	PassphraseFile string
 	IdentityFile   string
 	Recipients     []string
+	// Recovery is the key of a recovery sheet that was typed; nil for none.
+	Recovery *seal.KeyFile
 	// OnlyGiven leaves out the keys of the configuration and the environment: those
 	// given here are for other repositories.
 	OnlyGiven bool
@@ -107,6 +109,9 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if err := a.loadKeyFile(o, enc); err != nil {
 		return nil, err
 	}
+	if o.Recovery != nil {
+		a.add(nil, o.Recovery, "recovery sheet from the terminal")
+	}
 	if err := a.loadPassphrase(o, enc); err != nil {
 		return nil, err
 	}
@@ -155,11 +160,11 @@ func (a *Access) loadKeyFile(o AccessOptions, enc config.Encryption) (err error)
 	if err != nil {
 		return err
 	}
-	k, err := seal.NewKeyFile(content)
+	k, where, err := ParseKeyFile(content)
 	if err != nil {
 		return fmt.Errorf("key file %s: %w", path, err)
 	}
-	a.add(k, k, "key file "+path)
+	a.add(k, k, where+" "+path)
 	return nil
 }
 
