@@ -22,6 +22,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
+	"github.com/SP1R4/BackupHandler/v3/internal/keyring"
 	"github.com/SP1R4/BackupHandler/v3/internal/limit"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
@@ -165,6 +166,7 @@ Exit codes: 0 all done · 1 usage, configuration, or a verification found damage
 	f.StringVar(&a.passFile, "passphrase-file", "", "file with the passphrase (else $"+job.PassphraseEnv+", the configuration, or a prompt)")
 	f.StringVar(&a.identFile, "identity-file", "", "file with the private key of a recipient")
 	f.BoolVar(&a.recoveryKey, "recovery-key", false, "ask for the key of a recovery sheet")
+	f.BoolVar(&a.keyring, "keyring", false, "use the key in the operating system's keyring first ([ENCRYPTION] keyring: last)")
 	f.BoolVar(&a.json, "json", false, "print facts as JSON")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print errors only")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "print more, e.g. each file")
@@ -425,7 +427,8 @@ func (a *app) access(encrypt bool, recipients []string) (*job.Access, error) {
 		}
 	}
 	return a.newAccess(job.AccessOptions{
-		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile, Recovery: a.recovery, Recipients: recipients,
+		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile, Recovery: a.recovery,
+		Keyring: a.keyring, Recipients: recipients,
 	})
 }
 
@@ -491,6 +494,8 @@ func openHint(err error) string {
 	switch {
 	case errors.Is(err, seal.ErrWrongKey) && strings.HasSuffix(err.Error(), "opens with: none"):
 		return "the repository is not encrypted, but a key is given: unset it, or set [ENCRYPTION] enabled = False, to use it as it is"
+	case errors.Is(err, keyring.ErrUnavailable):
+		return job.KeyringHint
 	case errors.Is(err, seal.ErrWrongKey):
 		return "check the passphrase ($" + job.PassphraseEnv + ", --passphrase-file) or key file (--key-file); nothing was changed"
 	case errors.Is(err, repo.ErrNoRepository):

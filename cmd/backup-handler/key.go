@@ -16,6 +16,7 @@ import (
 
 	"github.com/SP1R4/BackupHandler/v3/internal/durable"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/keyring"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 )
@@ -23,6 +24,15 @@ import (
 // newKey is what add and change are to add.
 type newKey struct {
 	passFile, keyFile, recipient, label, kdf string
+
+	ask bool // for a passphrase
+	// keyring: a random key file, kept in the operating system's keyring.
+	keyring bool
+}
+
+// takeKeyring makes --keyring mean the new key, where no flag gives another one.
+func (k *newKey) takeKeyring(a *app) {
+	k.keyring = a.keyring && !k.ask && k.passFile+k.keyFile+k.recipient == ""
 }
 
 func (a *app) keyCommand() *cobra.Command {
@@ -66,19 +76,30 @@ func (a *app) keyAddCommand() *cobra.Command {
 		Use:   "add",
 		Short: "Add a key to each repository",
 		Long: `Add a key to each repository: a passphrase, which is asked for twice where no file
-is given, a key file, or a recipient. Unless it is a recipient's, it is tried
+is given, a key file, a recipient, or, with --keyring and no other, a random key for
+the operating system's keyring to keep. Unless it is a recipient's, it is tried
 before the command ends.
 
+The keyring is that of the user who runs the command, who has to be logged in to a
+desktop session. With [ENCRYPTION] keyring = True, or --keyring, it opens the
+repository from then on. It is lost with the machine: keep another key elsewhere.
+
 Exit codes: 0 added to all · 1 usage, or not added to all · 130 interrupted`,
-		Example: `  backup-handler key add --label 'recovery, in the safe'
+		Example: `  backup-handler key add --label 'in the head of Ann'
   backup-handler key add --new-key-file /etc/backup-handler/key
-  backup-handler key add --recipient team.pub`,
+  backup-handler key add --recipient team.pub
+  backup-handler key add --keyring`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.keyAdd(cmd.Context(), &k, false) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if k.takeKeyring(a); k.keyring {
+				a.keyring = false // it is where the new key goes
+			}
+			return a.keyAdd(cmd.Context(), &k, false)
+		},
 	}
 	k.flags(c)
 	c.Flags().StringVar(&k.recipient, "recipient", "", "public key, or file with one")
-	c.MarkFlagsMutuallyExclusive("new-passphrase-file", "new-key-file", "recipient")
+	c.MarkFlagsMutuallyExclusive("passphrase", "new-passphrase-file", "new-key-file", "recipient")
 	return c
 }
 
@@ -89,21 +110,27 @@ func (a *app) keyChangeCommand() *cobra.Command {
 		Short: "Replace the key that opens each repository",
 		Long: `Replace the key that opens each repository: the new one is added, then tried, and
 only then is the one removed that the command was run with. Both must be of a kind:
-from a passphrase to a key file leads 'key add', then 'key remove'.
+from a passphrase to a key file leads 'key add', then 'key remove'. With --keyring
+and no other flag for the new key, the one in the operating system's keyring is
+replaced by another.
 
 Exit codes: 0 changed in all · 1 usage, or not changed in all · 130 interrupted`,
 		Example: `  backup-handler key change
   backup-handler key change --passphrase-file old.txt --new-passphrase-file new.txt`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.keyAdd(cmd.Context(), &k, true) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			k.takeKeyring(a)
+			return a.keyAdd(cmd.Context(), &k, true)
+		},
 	}
 	k.flags(c)
-	c.MarkFlagsMutuallyExclusive("new-passphrase-file", "new-key-file")
+	c.MarkFlagsMutuallyExclusive("passphrase", "new-passphrase-file", "new-key-file")
 	return c
 }
 
 func (k *newKey) flags(c *cobra.Command) {
 	fl := c.Flags()
+	fl.BoolVar(&k.ask, "passphrase", false, "ask for the new passphrase (so it is without any other flag for the new key)")
 	fl.StringVar(&k.passFile, "new-passphrase-file", "", "file with the new passphrase")
 	fl.StringVar(&k.keyFile, "new-key-file", "", "new key file of 32 bytes")
 	fl.StringVar(&k.label, "label", "", "a word about the key, shown to whoever can read the repository's files")
@@ -115,7 +142,8 @@ func (a *app) keyRemoveCommand() *cobra.Command {
 		Use:   "remove ID",
 		Short: "Remove a key slot",
 		Long: `Remove a key slot, named by the first digits of its ID. The key that opened the
-repository cannot remove itself: what remains is known to open.
+repository cannot remove itself: what remains is known to open. An entry that the
+operating system's keyring has for the slot goes with it.
 
 Exit codes: 0 removed · 1 usage, no such slot, or refused · 130 interrupted`,
 		Example: `  backup-handler key remove 5e1f0a77
@@ -283,6 +311,9 @@ func (a *app) keyList(ctx context.Context) error {
 // recipient's.
 func (a *app) newCredential(k *newKey) (seal.Locker, seal.Credential, seal.Kind, error) {
 	switch {
+	case k.keyring:
+		f := seal.GenerateKeyFile()
+		return f, f, seal.KindKeyFile, nil
 	case k.recipient != "":
 		r, err := job.ParseRecipient(k.recipient)
 		return r, nil, seal.KindRecipient, err
@@ -305,7 +336,7 @@ func (a *app) newCredential(k *newKey) (seal.Locker, seal.Credential, seal.Kind,
 	} else if ask := a.prompter(); ask != nil {
 		text, err = ask("New passphrase", true)
 	} else {
-		return nil, nil, "", job.Fail(job.ExitUsage, errors.New("no new key is given"), "use --new-passphrase-file, --new-key-file or --recipient, or run it on a terminal")
+		return nil, nil, "", job.Fail(job.ExitUsage, errors.New("no new key is given"), "use --new-passphrase-file, --new-key-file, --recipient or --keyring, or run it on a terminal")
 	}
 	if err != nil {
 		return nil, nil, "", err
@@ -346,6 +377,9 @@ func (a *app) keyAdd(ctx context.Context, k *newKey, replace bool) error {
 	}
 	defer closeEach(all)
 	opts := seal.WrapOptions{Label: k.label, Created: time.Now()}
+	if k.keyring && opts.Label == "" {
+		opts.Label = keyringLabel
+	}
 	if opts.KDF, err = parseKDF(k.kdf, acc.KDF); err != nil {
 		return job.Fail(job.ExitUsage, err, "")
 	}
@@ -362,6 +396,11 @@ func (a *app) keyAdd(ctx context.Context, k *newKey, replace bool) error {
 			return usageError("use 'backup-handler key add', then 'backup-handler key remove "+current[i].ID.Short()+"' with the new key; nothing was changed",
 				"%s was opened with a slot of kind %s, which a %s does not replace", quote(d.Place), current[i].Kind, kind)
 		}
+		if k.keyring {
+			if err := a.checkKeyring(ctx, d, replace, current[i].ID); err != nil {
+				return err
+			}
+		}
 		if replace && d.Repo.OpensWith(ctx, credential) {
 			return usageError("nothing was changed", "%s opens with the new key already", quote(d.Place))
 		}
@@ -369,6 +408,11 @@ func (a *app) keyAdd(ctx context.Context, k *newKey, replace bool) error {
 	var done []keyChange
 	for i, d := range all {
 		c, err := a.addTo(ctx, d, locker, credential, kind, opts)
+		if f, ok := credential.(*seal.KeyFile); err == nil && ok && k.keyring {
+			if err = a.osKeyring().Set(ctx, d.Repo.ID().String(), f.Text()); err != nil {
+				a.takeBack([]*job.Destination{d}, []keyChange{c})
+			}
+		}
 		if err == nil && replace {
 			if err = d.Repo.RemoveKey(ctx, current[i].ID); err == nil {
 				c.Removed = &current[i].ID
@@ -376,7 +420,11 @@ func (a *app) keyAdd(ctx context.Context, k *newKey, replace bool) error {
 			}
 		}
 		if err != nil {
-			return job.Fail(job.ExitUsage, fmt.Errorf("%s: %w", quote(d.Place), err), "'backup-handler key list' shows what each repository has now")
+			hint := "'backup-handler key list' shows what each repository has now"
+			if errors.Is(err, keyring.ErrUnavailable) {
+				hint = keyringSetHint
+			}
+			return job.Fail(job.ExitUsage, fmt.Errorf("%s: %w", quote(d.Place), err), hint)
 		}
 		done = append(done, c)
 	}
@@ -385,7 +433,10 @@ func (a *app) keyAdd(ctx context.Context, k *newKey, replace bool) error {
 			a.warn("%s still opens without any key, as long as slot %s is there, and for whoever has a copy of it", quote(d.Place), current[i].ID.Short())
 		}
 	}
-	if replace {
+	switch {
+	case k.keyring && !replace:
+		a.note("the key is in the keyring of this user on this machine: --keyring, or [ENCRYPTION] keyring = True, uses it; it is lost with the machine, so keep another key elsewhere")
+	case replace && !k.keyring:
 		a.note("use the new key from now on: in $" + job.PassphraseEnv + ", its file, or the configuration")
 	}
 	return a.print(done, func(w io.Writer) error { return a.keyChangesText(w, done) })
@@ -463,18 +514,30 @@ func (a *app) keyRemove(ctx context.Context, prefix string) error {
 		return usageError("open it with another key to remove this one (--passphrase-file, --key-file, --identity-file), or use 'backup-handler key change'",
 			"key slot %s has opened %s, and cannot remove itself", key.ID.Short(), quote(in.Place))
 	}
+	kept := a.inKeyring(ctx, in, &key)
 	if err := in.Repo.RemoveKey(ctx, key.ID); err != nil {
 		return job.Fail(job.ExitUsage, fmt.Errorf("%s: %w", quote(in.Place), err), "")
+	}
+	if kept {
+		if err := a.osKeyring().Delete(ctx, in.Repo.ID().String()); err != nil {
+			a.warn("the entry in the keyring stays, and opens nothing any more: %v", err)
+			kept = false
+		}
 	}
 	a.record("key_removed", slog.String("repository", in.Place), slog.String("key", key.ID.String()), slog.String("kind", string(key.Kind)))
 	out := struct {
 		Place   string    `json:"repository"`
 		Removed repo.ID   `json:"removed"`
 		Kind    seal.Kind `json:"kind"`
-	}{in.Place, key.ID, key.Kind}
+		Keyring bool      `json:"keyring_entry_removed,omitempty"`
+	}{in.Place, key.ID, key.Kind, kept}
 	return a.print(out, func(w io.Writer) error {
 		if !a.quiet {
-			fmt.Fprintf(w, "%s: removed %s %s\n", quote(in.Place), key.Kind, key.ID.Short())
+			fmt.Fprintf(w, "%s: removed %s %s", quote(in.Place), key.Kind, key.ID.Short())
+			if kept {
+				fmt.Fprint(w, ", and its entry in the keyring")
+			}
+			fmt.Fprintln(w)
 		}
 		return nil
 	})

@@ -158,6 +158,8 @@ func currentSections() []Section {
 				Doc: "Public keys, or files that hold them, whose owners can open new repositories too."},
 			{Name: "identity_file", Type: Path, Example: "/media/key/recovery.key",
 				Doc: "Private key that opens the repositories as one of their recipients."},
+			{Name: "keyring", Type: Bool, Default: "False",
+				Doc: "Where no other key opens a repository, ask the operating system's keyring for the one that 'key add --keyring' has put there; --keyring asks it first."},
 			{Name: "backend", Type: Enum, Default: "aes", Values: []string{"aes", "qsafe"}, Reserved: true,
 				Doc: "Cipher of the file-by-file backups of BackupHandler 2.5's successor."},
 			{Name: "qsafe_recipients", Type: PathList, Reserved: true, Doc: "Public keys of that successor's qsafe cipher."},

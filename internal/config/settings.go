@@ -70,6 +70,7 @@ type Encryption struct {
 	Enabled bool
 	Workers int    // at least 1
 	KDF     string // "pbkdf2" or "argon2id"
+	Keyring bool   // ask the operating system's keyring
 
 	KeyFile      Lazy[string] // absolute path; goes before Passphrase
 	Passphrase   Lazy[SecretString]
@@ -84,6 +85,7 @@ func (c *Config) Encryption() (Encryption, error) {
 		Enabled:      get(&r, c.Value("ENCRYPTION", "enabled"), Value.Bool),
 		Workers:      int(get(&r, c.Value("ENCRYPTION", "workers"), Value.Int)),
 		KDF:          get(&r, c.Value("ENCRYPTION", "kdf"), Value.Text),
+		Keyring:      get(&r, c.Value("ENCRYPTION", "keyring"), Value.Bool),
 		KeyFile:      Lazy[string]{c.Value("ENCRYPTION", "key_file"), Value.Path},
 		Passphrase:   Lazy[SecretString]{c.Value("ENCRYPTION", "passphrase"), Value.Secret},
 		Recipients:   Lazy[[]string]{c.Value("ENCRYPTION", "recipients"), Value.List},

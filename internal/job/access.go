@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
+	"github.com/SP1R4/BackupHandler/v3/internal/keyring"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
@@ -21,6 +23,9 @@ import (
 // PassphraseEnv is the environment variable with the passphrase, where the
 // configuration gives none.
 const PassphraseEnv = "BACKUP_HANDLER_PASSPHRASE"
+
+// KeyringHint is what to do without a keyring.
+const KeyringHint = "run it in the session of a user who is logged in, or use another key: --key-file, --passphrase-file, $" + PassphraseEnv
 
 // maxKeyFile bounds what is read of a file with a key.
 const maxKeyFile = 64 << 10
@@ -49,6 +54,9 @@ type Access struct {
 	// nobody is there to ask. confirm: for a new one, asked twice.
 	Prompt func(question string, confirm bool) ([]byte, error)
 	onKey  func(source string)
+
+	keyring      *keyring.Keyring // nil: it is not asked
+	keyringFirst bool
 }
 
 // AccessOptions override the configuration.
@@ -60,6 +68,9 @@ type AccessOptions struct {
 	Recipients     []string
 	// Recovery is the key of a recovery sheet that was typed; nil for none.
 	Recovery *seal.KeyFile
+	// Keyring asks the operating system's keyring for the key of a repository before
+	// any other is tried; [ENCRYPTION] keyring asks it where no other fits.
+	Keyring bool
 	// OnlyGiven leaves out the keys of the configuration and the environment: those
 	// given here are for other repositories.
 	OnlyGiven bool
@@ -118,8 +129,11 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if err := a.loadRecipients(o, enc); err != nil {
 		return nil, err
 	}
+	if o.Keyring || enc.Keyring {
+		a.keyring, a.keyringFirst = &keyring.Keyring{Env: o.Env}, o.Keyring
+	}
 	explicit := cfg.Value("ENCRYPTION", "enabled").IsSet() && !o.OnlyGiven
-	keys := len(a.Lockers)+len(a.Credentials) > 0
+	keys := len(a.Lockers)+len(a.Credentials) > 0 || a.keyring != nil && !o.OnlyGiven
 	a.EncryptNew = a.Encrypt || keys && !explicit
 	// Whoever gives a key expects encryption: else a store could be swapped for an
 	// unencrypted one, and the next run would fill it with plaintext.
@@ -321,7 +335,7 @@ func (a *Access) openStore(ctx context.Context, place string, b storage.Backend)
 	if location.IsRemote(place) {
 		o.CacheBytes, o.Transfers, o.Reads = a.CacheSize, location.Transfers, location.Reads
 	}
-	r, err := repo.Open(ctx, b, o)
+	r, err := a.tryKeys(ctx, b, o)
 	if errors.Is(err, seal.ErrWrongKey) && a.Prompt != nil {
 		text, perr := a.Prompt("Passphrase for "+location.Redact(place), false)
 		if perr != nil {
@@ -347,6 +361,48 @@ func (a *Access) openStore(ctx context.Context, place string, b storage.Backend)
 		return nil, err
 	}
 	return r, nil
+}
+
+// tryKeys opens a repository with the keys that are given and that of the keyring.
+func (a *Access) tryKeys(ctx context.Context, b storage.Backend, o repo.Options) (*repo.Repository, error) {
+	if a.keyring == nil {
+		return repo.Open(ctx, b, o)
+	}
+	var asked error
+	o.More = func(id repo.ID) (c seal.Credential, err error) {
+		if c, asked = KeyringKey(ctx, *a.keyring, id); asked != nil {
+			return nil, asked
+		}
+		a.loaded("keyring, entry of repository " + id.String())
+		return c, nil
+	}
+	if a.keyringFirst && len(o.Credentials) > 0 {
+		only := o
+		only.Credentials = nil
+		r, err := repo.Open(ctx, b, only)
+		if !errors.Is(err, seal.ErrWrongKey) {
+			return r, err
+		}
+		o.More = func(repo.ID) (seal.Credential, error) { return nil, cmp.Or(asked, errKeyringOld) }
+	}
+	return repo.Open(ctx, b, o)
+}
+
+// errKeyringOld says that the key in the keyring is of a slot that is gone.
+var errKeyringOld = errors.New("the key in the keyring does not open it")
+
+// KeyringKey returns the key that a keyring has for a repository. Its error may be
+// keyring.ErrNone or keyring.ErrUnavailable.
+func KeyringKey(ctx context.Context, k keyring.Keyring, id repo.ID) (*seal.KeyFile, error) {
+	text, err := k.Get(ctx, id.String())
+	if err != nil {
+		return nil, err
+	}
+	key, err := seal.ParsePaperKey([]byte(text))
+	if err != nil {
+		return nil, fmt.Errorf("the entry in the keyring is no key: %w", err)
+	}
+	return key, nil
 }
 
 // get reads the beginning of an object.

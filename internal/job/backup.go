@@ -20,6 +20,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
 	"github.com/SP1R4/BackupHandler/v3/internal/files"
+	"github.com/SP1R4/BackupHandler/v3/internal/keyring"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
@@ -553,6 +554,8 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, seal.ErrWrongKey) && strings.HasSuffix(err.Error(), "opens with: none"):
 		return "the repository is not encrypted, but a key is given: unset it, or set [ENCRYPTION] enabled = False, to use it as it is; nothing was changed"
+	case errors.Is(err, keyring.ErrUnavailable):
+		return KeyringHint
 	case errors.Is(err, seal.ErrWrongKey):
 		return "check the passphrase or key file; nothing was changed"
 	case errors.Is(err, ErrNoKey):

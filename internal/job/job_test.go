@@ -322,6 +322,10 @@ func TestNewAccess(t *testing.T) {
 		"configured recipient":   {unset + "recipients = " + recipient.Recipients[0] + "\n", AccessOptions{}, false, true, false},
 		"identity":               {unset, ident, false, true, false},
 		"identity, off":          {off, ident, true, false, false},
+		"keyring":                {unset, AccessOptions{Keyring: true}, false, true, false},
+		"keyring, off":           {off, AccessOptions{Keyring: true}, true, false, false},
+		"configured keyring":     {unset + "keyring = yes\n", AccessOptions{}, false, true, false},
+		"keyring, other keys":    {unset + "keyring = yes\n", AccessOptions{OnlyGiven: true}, true, false, false},
 		"configured key, not on": {unset + "key_file = " + key.KeyFile + "\n", AccessOptions{}, false, true, false},
 	} {
 		var loaded []string

@@ -85,6 +85,9 @@ type repoConfig struct {
 type Options struct {
 	// Credentials are tried on the key slots.
 	Credentials []seal.Credential
+	// More, if set, is asked for another one where none of Credentials fits. Its error
+	// becomes part of that of Open.
+	More func(id ID) (seal.Credential, error)
 	// CacheDir is where index caches are kept; "" for none.
 	CacheDir string
 	// CacheBytes is how much of the metadata is kept in CacheDir beside the index, in
@@ -323,6 +326,14 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 		return nil, slotsErr
 	}
 	secret, opened, err := seal.Unwrap(c.ID, slots, o.Credentials...)
+	if errors.Is(err, seal.ErrWrongKey) && o.More != nil {
+		more, moreErr := o.More(c.ID)
+		if moreErr != nil {
+			err = fmt.Errorf("%w; %w", moreErr, err)
+		} else {
+			secret, opened, err = seal.Unwrap(c.ID, slots, more)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", b, err)
 	}
@@ -463,12 +474,21 @@ func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
 // OpensWith says whether a credential by itself opens the repository as it is
 // stored now.
 func (r *Repository) OpensWith(ctx context.Context, c seal.Credential) bool {
-	slots, _, err := readSlots(ctx, r.backend)
+	_, ok, err := r.Opens(ctx, c)
+	return ok && err == nil
+}
+
+// Opens returns the slot that a credential opens; false: none.
+func (r *Repository) Opens(ctx context.Context, c seal.Credential) (ID, bool, error) {
+	slots, ids, err := readSlots(ctx, r.backend)
 	if err != nil {
-		return false
+		return ID{}, false, err
 	}
-	secret, _, err := seal.Unwrap(r.id, slots, c)
-	return err == nil && secret.Equal(r.secret)
+	secret, i, err := seal.Unwrap(r.id, slots, c)
+	if err != nil || !secret.Equal(r.secret) {
+		return ID{}, false, nil
+	}
+	return ids[i], true, nil
 }
 
 // AddKey adds a slot, and checks that it is stored before it returns.
