@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -457,6 +458,10 @@ type Key struct {
 	// Current says that this slot opened the repository.
 	Current bool `json:"current"`
 }
+
+// ReportMAC authenticates a report about the repository, which is kept elsewhere:
+// only who can open the repository can make it, or check it.
+func (r *Repository) ReportMAC(report []byte) [sha256.Size]byte { return r.keys.ReportMAC(report) }
 
 // Keys lists the key slots.
 func (r *Repository) Keys(ctx context.Context) ([]Key, error) {

@@ -15,6 +15,7 @@ import (
 //	"backup-handler v1 index"        seals indexes and packs' tables: [Keys.Index]
 //	"backup-handler v1 meta"         seals snapshots and condemned lists: [Keys.Meta]
 //	"backup-handler v1 config"       authenticates the config object
+//	"backup-handler v1 report"       signs reports: [Keys.ReportMAC]
 //	"backup-handler v1 fingerprint"  16 bytes, public: [Keys.Fingerprint]
 //
 // Reserved, and not derived today: "backup-handler v1 write-only", the seed of a
@@ -35,6 +36,7 @@ type Keys struct {
 	id          *[2][sha256.BlockSize]byte // HMAC's inner and outer first blocks
 	chunker     *[KeySize]byte
 	config      *[KeySize]byte
+	report      *[KeySize]byte
 	fingerprint [FingerprintSize]byte
 }
 
@@ -65,6 +67,7 @@ func NewKeys(secret Secret) *Keys {
 		id:          new([2][sha256.BlockSize]byte),
 		chunker:     derive("chunker"),
 		config:      derive("config"),
+		report:      derive("report"),
 		fingerprint: [FingerprintSize]byte(derive("fingerprint")[:]),
 	}
 	for i, b := range derive("chunk id") {
@@ -107,6 +110,14 @@ func (k *Keys) ConfigMAC(config []byte) [sha256.Size]byte {
 func (k *Keys) VerifyConfig(config, mac []byte) bool {
 	want := k.ConfigMAC(config)
 	return hmac.Equal(want[:], mac)
+}
+
+// ReportMAC returns HMAC-SHA256 of a report about the repository, which is kept
+// outside of it: whoever can make one could open the repository.
+func (k *Keys) ReportMAC(report []byte) [sha256.Size]byte {
+	h := hmac.New(sha256.New, k.report[:])
+	h.Write(report)
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // Fingerprint tells whether two repositories share their master secret, and so
