@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -59,6 +60,7 @@ type app struct {
 	// proving: what is read has to come from the repository itself, not from what
 	// this machine keeps of it.
 	proving bool
+	untidy  atomic.Int32 // scratch directories that are still there
 	retried atomic.Int64 // when a retry was last shown, Unix nanoseconds
 
 	// recovery is what --recovery-key has asked for; nil: not yet.
@@ -97,6 +99,14 @@ func (a *app) run(ctx context.Context, args []string) int {
 	code := a.report(err)
 	a.closeLogs(code, err)
 	return code
+}
+
+// awaitTidy waits until nothing is left behind that a command has made for itself, at
+// most for tidyTime.
+func (a *app) awaitTidy() {
+	for end := time.Now().Add(tidyTime); a.untidy.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // report prints an error and returns its exit code.
@@ -401,6 +411,15 @@ func (a *app) known() job.Known {
 		return job.Known{}
 	}
 	return job.Known{Dir: dir}
+}
+
+// lists are those of SHA-256s for drills; none where there is no state directory.
+func (a *app) lists() job.Lists {
+	dir, err := a.cfg.StateDir()
+	if err != nil {
+		return job.Lists{}
+	}
+	return job.Lists{Dir: filepath.Join(dir, "lists")}
 }
 
 // prepareTailnet says how other machines are reached. The tailnet is joined later,

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"time"
 )
 
 // Sources returns the directories to back up, absolute, without repetitions.
@@ -157,6 +158,29 @@ func (c *Config) Log() (Log, error) {
 		log.JSON, _ = parseBool(text) // as in 2.5, what is not true is false
 	}
 	return log, nil
+}
+
+// Drill says how a drill goes about it.
+type Drill struct {
+	Sample       int    // files; 0: all
+	Dir          string // absolute; "": the system's for temporary files
+	MaxDuration  time.Duration
+	CheckCommand string
+	CheckTimeout time.Duration
+	ListFiles    int // in the list that a backup makes
+}
+
+// Drill returns the section [DRILL].
+func (c *Config) Drill() (Drill, error) {
+	var r reader
+	return Drill{
+		Sample:       int(get(&r, c.Value("DRILL", "sample"), Value.Int)),
+		Dir:          get(&r, c.Value("DRILL", "dir"), Value.Path),
+		MaxDuration:  get(&r, c.Value("DRILL", "max_duration"), Value.Duration),
+		CheckCommand: get(&r, c.Value("DRILL", "check_command"), Value.Text),
+		CheckTimeout: get(&r, c.Value("DRILL", "check_timeout"), Value.Duration),
+		ListFiles:    int(get(&r, c.Value("DRILL", "list_files"), Value.Int)),
+	}, r.err
 }
 
 // A reader keeps the first error of several values.

@@ -46,6 +46,11 @@ type BackupOptions struct {
 	// MaxDuration is how long the run may take; 0: as long as it likes.
 	MaxDuration time.Duration
 
+	// ListFiles is how many files are read once more for the list in Lists; 0: there is
+	// none.
+	ListFiles int
+	Lists     Lists
+
 	Host, User, Program, RunID string
 	// Known remembers the destinations.
 	Known Known
@@ -57,6 +62,8 @@ type BackupOptions struct {
 	Note func(string)
 	Log  *slog.Logger
 	Now  func() time.Time
+
+	chosen *sampler // for the list; nil: none
 }
 
 // BackupResult is what a run did.
@@ -191,6 +198,11 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 			return res, err // a fault of the source: the same everywhere
 		}
 		first.Err = fmt.Errorf("%s: %w", first.Location, err)
+	}
+	if res.Snapshot != nil && o.chosen != nil {
+		if err := o.Lists.write(ctx, res.Snapshot.ID, o.chosen); err != nil && ctx.Err() == nil {
+			note("no list for drills: %v", err)
+		}
 	}
 	if res.Snapshot == nil || o.DryRun {
 		if res.Snapshot == nil {
@@ -373,6 +385,10 @@ func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note func(s
 	}
 	if d.Repo != nil {
 		opts.Parent = parent(d.Snapshots, &snap)
+	}
+	if o.ListFiles > 0 && o.Lists.Dir != "" && !o.DryRun {
+		o.chosen = newSampler(o.ListFiles)
+		opts.OnStored = o.chosen.add
 	}
 	if opts.Parent == nil {
 		opts.ReadAll = true
