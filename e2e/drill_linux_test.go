@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -174,6 +175,16 @@ func TestDrillFinds(t *testing.T) {
 	if len(lost) == 0 {
 		t.Fatal("no pack of data")
 	}
+	// The newest snapshot does not open: an older one is no proof of it.
+	w.write([]byte("more"), "src", "more")
+	newest := w.backup(ok, encrypted(src, dest)...).Snapshot
+	flipBit(t, filepath.Join(dest, "snapshots", newest), 100)
+	rep = w.drill(refused, "--backup-dirs", dest)
+	if rep.Snapshot != id || !strings.Contains(rep.Reasons[0], "snapshot "+newest[:8]+" cannot be read") {
+		t.Errorf("%+v", rep)
+	}
+	w.drill(ok, "--backup-dirs", dest, id[:8])
+	flipBit(t, filepath.Join(dest, "snapshots", newest), 100)
 	w.drill(ok, "--backup-dirs", dest)
 }
 
@@ -295,6 +306,56 @@ func TestDrillInterrupted(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestDrillKilled: the next drill removes what one has left that was killed, and nothing
+// of one that goes on.
+func TestDrillKilled(t *testing.T) {
+	w := newWorld(t)
+	src, dest := w.tree(6, "src"), w.path("repo")
+	w.backup(ok, encrypted(src, dest)...)
+	config := w.drillConfig("check_command = echo $$ >" + w.path("pid") + "; sleep 300")
+	running := func() bool {
+		pid, err := os.ReadFile(w.path("pid"))
+		return err == nil && len(pid) > 0
+	}
+	c, end := w.start("drill", "--backup-dirs", dest, "--config", config)
+	waitFor(t, "the command", running)
+	must(t, c.Process.Kill())
+	pid, err := strconv.Atoi(strings.TrimSpace(string(read(t, w.path("pid")))))
+	must(t, err)
+	must(t, syscall.Kill(-pid, syscall.SIGKILL)) // nobody else ends it
+	end()
+	left, _ := filepath.Glob(w.path("tmp", "backup-handler-drill-*"))
+	if len(left) != 1 {
+		t.Fatalf("left: %q", left)
+	}
+	must(t, os.Remove(w.path("pid")))
+	going, endGoing := w.start("drill", "--backup-dirs", dest, "--config", config)
+	waitFor(t, "the command", running)
+	r := w.want(ok, "drill", "--backup-dirs", dest)
+	if strings.Contains(r.errout, "removed ") { // that one has done it
+		t.Errorf("%v", r)
+	}
+	now, _ := filepath.Glob(w.path("tmp", "backup-handler-drill-*"))
+	if len(now) != 1 || now[0] == left[0] {
+		t.Errorf("%q, was %q", now, left)
+	}
+	must(t, going.Process.Signal(syscall.SIGINT))
+	if r := endGoing(); r.code != interrupted || !strings.Contains(r.errout, "removed "+left[0]+", which a drill that was killed has left") {
+		t.Errorf("%v", r)
+	}
+	w.tidy()
+	if notes, _ := filepath.Glob(w.path("state", "drills", "backup-handler-*")); len(notes) > 0 {
+		t.Errorf("left: %q", notes)
+	}
+}
+
+func read(t *testing.T, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(name)
+	must(t, err)
+	return data
 }
 
 // TestDrillNoRoom: what does not fit is not begun.

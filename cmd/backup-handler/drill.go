@@ -133,6 +133,13 @@ func (a *app) drill(ctx context.Context, name string, f *drillFlags) error {
 	if err != nil {
 		return err
 	}
+	left, err := o.Reports.Sweep()
+	for _, dir := range left {
+		a.note("removed " + quote(dir) + ", which a drill that was killed has left")
+	}
+	if err != nil {
+		a.warn("what a drill that was killed has left stays: %v", err)
+	}
 	var results []drillResult
 	code := job.ExitOK
 	var hints []string
@@ -186,6 +193,9 @@ func (a *app) drillOptions(f *drillFlags) (*job.DrillOptions, error) {
 				a.untidy.Add(-1)
 			}
 		},
+	}
+	if o.Reports, err = a.reports(); err != nil { // load has said so
+		o.Reports = job.Reports{}
 	}
 	if f.full {
 		o.Sample = 0
@@ -253,6 +263,7 @@ func (a *app) drillOne(ctx context.Context, acc *job.Access, location, name stri
 	if o.Snapshot, err = a.drilled(d, name, f.random, o.Seed); err != nil {
 		return fail(job.ExitUsage, err, "")
 	}
+	o.Named = name != "" && name != "latest"
 	var stage atomic.Value
 	stage.Store("restore")
 	o.Stage = func(s string) { stage.Store(s) }

@@ -32,6 +32,7 @@ const (
 // DrillOptions of one drill.
 type DrillOptions struct {
 	Snapshot *tree.Snapshot
+	Named    bool // Snapshot was asked for by its ID or time
 	// Sample is how many files are restored, chosen by Seed; 0: everything.
 	Sample int
 	Seed   uint64
@@ -47,6 +48,8 @@ type DrillOptions struct {
 	// Redact removes secrets from what the command prints.
 	Redact func(string) string
 	Lists  Lists
+	// Reports is where the scratch directory is noted.
+	Reports Reports
 	// Host and Program are who drills.
 	Host, Program string
 
@@ -132,6 +135,11 @@ func Drill(ctx context.Context, d *Destination, o DrillOptions) (*DrillReport, e
 		Time: start.UTC().Truncate(time.Second), Host: o.Host, Program: o.Program, Repository: d.Place, RepositoryID: d.Repo.ID(),
 		Snapshot: snap.ID, SnapshotTime: snap.Time, SnapshotHost: snap.Host, Sample: o.Sample, Seed: o.Seed, MaxSeconds: o.MaxDuration.Seconds(),
 	}
+	for _, s := range d.Unreadable {
+		if !o.Named { // it may be the one that was meant
+			rep.fail(ExitNotRestored, "snapshot %s cannot be read: %v", s.ID.Short(), s.Err)
+		}
+	}
 	list, err := o.Lists.of(snap.ID)
 	if err != nil {
 		rep.fail(ExitNotVerified, "%v", err)
@@ -144,7 +152,7 @@ func Drill(ctx context.Context, d *Destination, o DrillOptions) (*DrillReport, e
 	if err := roomFor(ctx, o.Parent, chosen.bytes); err != nil {
 		return nil, err
 	}
-	scratch, err := restore.NewScratch(o.Parent)
+	scratch, err := o.Reports.newScratch(o.Parent)
 	if err != nil {
 		return nil, Fail(ExitUsage, err, "use --to, or [DRILL] dir, with a directory that exists")
 	}

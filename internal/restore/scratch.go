@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -18,6 +19,9 @@ type Scratch struct {
 	made       [2]uint64 // device and inode
 }
 
+// scratchPrefix begins the names of scratch directories.
+const scratchPrefix = "backup-handler-drill-"
+
 // NewScratch makes one in the directory parent, under a name that nobody can guess.
 func NewScratch(parent string) (*Scratch, error) {
 	parent, err := filepath.Abs(parent)
@@ -28,7 +32,7 @@ func NewScratch(parent string) (*Scratch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the place for the scratch directory: %w", err)
 	}
-	path, err := os.MkdirTemp(parent, "backup-handler-drill-")
+	path, err := os.MkdirTemp(parent, scratchPrefix)
 	if err != nil {
 		h.close()
 		return nil, fmt.Errorf("make the scratch directory: %w", err)
@@ -43,8 +47,34 @@ func NewScratch(parent string) (*Scratch, error) {
 	return s, nil
 }
 
+// AdoptScratch takes over one that a killed process has left, by what Path and Inode
+// returned. The error is fs.ErrNotExist if it is gone.
+func AdoptScratch(path string, inode uint64) (*Scratch, error) {
+	s := &Scratch{path: path, name: filepath.Base(path)}
+	if !filepath.IsAbs(path) || !strings.HasPrefix(s.name, scratchPrefix) {
+		return nil, fmt.Errorf("%s: no scratch directory has this name", path)
+	}
+	var err error
+	if s.parent, err = openTarget(&sys{}, filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	st, err := s.parent.lstat(s.name)
+	if err == nil && (st.typ != tree.Dir || st.ino != inode) {
+		err = fmt.Errorf("%s: something else has taken its place", path)
+	}
+	if err != nil {
+		s.parent.close()
+		return nil, err
+	}
+	s.made = [2]uint64{st.dev, st.ino} // devices may have other numbers than before
+	return s, nil
+}
+
 // Path returns the directory.
 func (s *Scratch) Path() string { return s.path }
+
+// Inode returns the directory's number on its file system; 0 where there is none.
+func (s *Scratch) Inode() uint64 { return s.made[1] }
 
 // Remove removes the directory and all below it, whatever modes and flags it has.
 // Nothing else is touched: no symlink is followed, nothing that is mounted in it is

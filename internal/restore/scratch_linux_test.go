@@ -72,6 +72,21 @@ func TestScratch(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(taken.Path(), "theirs")); err != nil {
 		t.Errorf("somebody else's file is gone: %v", err)
 	}
+	// One that a killed process has left is taken over, and nothing else.
+	left, err := NewScratch(parent)
+	ok(t, err)
+	put(t, filepath.Join(left.Path(), "dir", "file"), "x")
+	for path, inode := range map[string]uint64{left.Path(): left.Inode() + 1, parent: left.Inode(), filepath.Base(left.Path()): left.Inode()} {
+		if _, err := AdoptScratch(path, inode); err == nil {
+			t.Errorf("%s, inode %d: no error", path, inode)
+		}
+	}
+	again, err := AdoptScratch(left.Path(), left.Inode())
+	ok(t, err)
+	ok(t, again.Remove())
+	if _, err := AdoptScratch(left.Path(), left.Inode()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
 	if _, err := NewScratch(filepath.Join(parent, "none")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no such place: %v", err)
 	}
