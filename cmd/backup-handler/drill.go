@@ -406,7 +406,7 @@ can make one.
 Exit codes: 0 the signature is right · 1 it is not, there is no report, or usage
 130 interrupted`,
 		Example: `  backup-handler drill report
-  backup-handler drill report /var/lib/backup-handler/drills/20261126T043000Z-63eaeb19-5e1f0a77-001.json`,
+  backup-handler drill report /var/lib/backup-handler/drills/20261126T043000.000Z-63eaeb19-5e1f0a77-001.json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.drillReport(cmd.Context(), args) },
 	}

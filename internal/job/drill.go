@@ -132,7 +132,7 @@ func Drill(ctx context.Context, d *Destination, o DrillOptions) (*DrillReport, e
 	start := o.Now()
 	snap := o.Snapshot
 	rep := &DrillReport{
-		Time: start.UTC().Truncate(time.Second), Host: o.Host, Program: o.Program, Repository: d.Place, RepositoryID: d.Repo.ID(),
+		Time: start.UTC().Truncate(time.Millisecond), Host: o.Host, Program: o.Program, Repository: d.Place, RepositoryID: d.Repo.ID(),
 		Snapshot: snap.ID, SnapshotTime: snap.Time, SnapshotHost: snap.Host, Sample: o.Sample, Seed: o.Seed, MaxSeconds: o.MaxDuration.Seconds(),
 	}
 	for _, s := range d.Unreadable {

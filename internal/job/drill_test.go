@@ -177,14 +177,17 @@ func signer(key string) func([]byte) [32]byte {
 // TestReports: each change of a report but that of space is found.
 func TestReports(t *testing.T) {
 	r := Reports{Dir: filepath.Join(t.TempDir(), "drills")}
-	id, other := repo.NewID(), repo.NewID()
-	if name, err := r.Last(id); name != "" || err != nil {
+	mine, other := repo.NewID(), repo.NewID()
+	if name, err := r.Last(mine); name != "" || err != nil {
 		t.Errorf("%q, %v", name, err)
 	}
-	rep := &DrillReport{Time: time.Date(2026, 11, 26, 4, 30, 0, 0, time.UTC), RepositoryID: id, Snapshot: repo.NewID(), Seed: 1<<64 - 1, Passed: true,
+	rep := &DrillReport{Time: time.Date(2026, 11, 26, 4, 30, 0, 0, time.UTC), RepositoryID: mine, Snapshot: repo.NewID(), Seed: 1<<64 - 1, Passed: true,
 		Differences: []DrillProblem{{tree.Path("/\xff<&>\n"), "text"}}}
 	var names []string
-	for _, change := range []func(){func() {}, func() {}, func() { rep.Time = rep.Time.Add(time.Hour) }, func() { rep.RepositoryID = other }} {
+	rep.Snapshot = id("ffff")
+	for _, change := range []func(){func() {}, func() {}, func() {
+		rep.Time, rep.Snapshot = rep.Time.Add(10*time.Millisecond), id("0000")
+	}, func() { rep.RepositoryID = other }} {
 		change()
 		name, sum, err := r.Write(rep, signer("key"))
 		if err != nil {
@@ -199,7 +202,7 @@ func TestReports(t *testing.T) {
 	if len(slices.Compact(slices.Sorted(slices.Values(names)))) != 4 {
 		t.Errorf("a report took the place of another: %q", names)
 	}
-	last, err := r.Last(id)
+	last, err := r.Last(mine)
 	if err != nil || last != names[2] {
 		t.Errorf("the last is %s, %v", last, err)
 	}

@@ -44,7 +44,9 @@ type SignedReport struct {
 	mac    []byte
 }
 
-const reportTime = "20060102T150405Z"
+// reportTime begins the names of reports, so that they sort by time: two drills within a
+// second, of different snapshots, too.
+const reportTime = "20060102T150405.000Z"
 
 // Write stores a report and returns its name, and the SHA-256 of the file.
 func (r Reports) Write(rep *DrillReport, sign func([]byte) [sha256.Size]byte) (name string, sum [sha256.Size]byte, err error) {
