@@ -15,8 +15,8 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 // groups are the layers of the program: a package imports only from earlier
 // groups. Packages that do not exist yet have their place already.
 var groups = [][]string{
-	{"durable", "chunk", "seal", "config", "exclude", "limit", "tailscale", "service"},
-	{"storage"},
+	{"durable", "chunk", "seal", "config", "exclude", "keyring", "limit", "tailscale", "service"},
+	{"storage", "sheet"},
 	{"httpstore", "parity"},
 	{"sftp", "s3", "gcs", "azure"},
 	{"location"},
@@ -42,6 +42,8 @@ var only = map[string]string{
 	"github.com/jedib0t/go-pretty":     "",
 	"github.com/klauspost/compress":    "repo",
 	"github.com/klauspost/reedsolomon": "parity",
+	"github.com/piglig/go-qr":          "sheet",
+	"github.com/zalando/go-keyring":    "keyring",
 	"golang.org/x/time":                "storage",
 	"github.com/minio/minio-go":        "s3",
 	"tailscale.com":                    "tailscale",

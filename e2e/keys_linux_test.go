@@ -3,9 +3,12 @@ package e2e
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/json"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -124,4 +127,75 @@ func TestKeyFile(t *testing.T) {
 	}
 	w.backup(ok, append(encrypted(src, dest), "--key-file", key)...)
 	same(t, src, w.restore(ok, dest, "latest", src, "--key-file", key))
+}
+
+// Everything is lost but the repository and a sheet of paper: its text, or its code, and
+// the commands on it, bring everything back. The passphrase is not needed any more.
+func TestRecoverySheet(t *testing.T) {
+	w := newWorld(t)
+	src, dest := w.tree(5, "src"), w.path("a disk", "repo")
+	w.backup(ok, encrypted(src, dest)...)
+	w.want(ok, "key", "sheet", "sheet.txt", "--backup-dirs", dest)
+	w.want(ok, "key", "sheet", "sheet.html", "--backup-dirs", dest)
+	text, err := os.ReadFile(w.path("home", "sheet.txt"))
+	must(t, err)
+	page, err := os.ReadFile(w.path("home", "sheet.html"))
+	must(t, err)
+	var lines, restore string
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if n, key, ok := strings.Cut(line, ": "); ok && len(n) == 1 && len(key) == 19 {
+			lines += strings.ToLower(key) + "\n"
+		}
+		if strings.HasPrefix(line, "backup-handler restore ") {
+			restore = line
+		}
+	}
+	for form, key := range map[string]string{"text": lines, "code": scan(t, w, page)} {
+		if strings.Count(key, "\n") != map[string]int{"text": 4, "code": 1}[form] {
+			t.Fatalf("the %s has no key", form)
+		}
+		paper := w.write([]byte(key), form)
+		must(t, os.Chmod(paper, 0o600))
+		if form == "text" { // the only other key goes
+			var reps []struct {
+				Keys []struct{ ID, Kind string }
+			}
+			must(t, json.Unmarshal([]byte(w.want(ok, "key", "list", "--json", "--backup-dirs", dest).out), &reps))
+			w.env = nil
+			for _, k := range reps[0].Keys {
+				if k.Kind == "passphrase" {
+					w.want(ok, "key", "remove", k.ID[:8], "--backup-dirs", dest, "--key-file", paper)
+				}
+			}
+		}
+		w.env = nil
+		for _, dir := range []string{"state", "cache", "home"} { // another computer
+			removeAll(t, w.path(dir))
+			must(t, os.Mkdir(w.path(dir), 0o700))
+		}
+		to := w.path("restored from " + form)
+		c, out, errout := w.command(t.Context(), "")
+		c.Path, c.Args = "/bin/sh", []string{"sh", "-c", strings.NewReplacer("/restored", "'"+to+"'", "--recovery-key", "--key-file '"+paper+"'",
+			"backup-handler ", "'"+binary+"' ").Replace(restore)}
+		if err := c.Run(); err != nil {
+			t.Fatalf("%s: %v\n%s%s", c.Args[2], err, out, errout)
+		}
+		same(t, src, to+src)
+		if form == "text" {
+			w.env = []string{"BACKUP_HANDLER_PASSPHRASE=correct horse battery staple"}
+			w.want(failed, "snapshots", "--backup-dirs", dest).complaint(t, true, "wrong key")
+		}
+	}
+}
+
+// scan reads the code of a page like a telephone does.
+func scan(t *testing.T, w *world, page []byte) string {
+	t.Helper()
+	svg := w.write(regexp.MustCompile(`(?s)<svg .*</svg>`).Find(page), "code.svg")
+	tool(t, w.dir, "rsvg-convert", "-o", "code.png", svg)
+	// Not tool: zbar complains on standard error where there is no system bus.
+	out, err := exec.CommandContext(t.Context(), "zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", w.path("code.png")).Output()
+	must(t, err)
+	return string(out)
 }

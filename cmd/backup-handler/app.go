@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -22,6 +23,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
+	"github.com/SP1R4/BackupHandler/v3/internal/keyring"
 	"github.com/SP1R4/BackupHandler/v3/internal/limit"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
@@ -45,6 +47,7 @@ type app struct {
 	configPath, profile          string
 	backupDirs                   []string
 	keyFile, passFile, identFile string
+	keyring, recoveryKey         bool
 	json, quiet, verbose         bool
 	noCache, noProgress          bool
 	joinTailnet                  bool
@@ -57,7 +60,11 @@ type app struct {
 	// proving: what is read has to come from the repository itself, not from what
 	// this machine keeps of it.
 	proving bool
+	untidy  atomic.Int32 // scratch directories that are still there
 	retried atomic.Int64 // when a retry was last shown, Unix nanoseconds
+
+	// recovery is what --recovery-key has asked for; nil: not yet.
+	recovery *seal.KeyFile
 
 	cfg   *config.Config
 	runID string
@@ -92,6 +99,14 @@ func (a *app) run(ctx context.Context, args []string) int {
 	code := a.report(err)
 	a.closeLogs(code, err)
 	return code
+}
+
+// awaitTidy waits until nothing is left behind that a command has made for itself, at
+// most for tidyTime.
+func (a *app) awaitTidy() {
+	for end := time.Now().Add(tidyTime); a.untidy.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // report prints an error and returns its exit code.
@@ -157,9 +172,11 @@ Exit codes: 0 all done · 1 usage, configuration, or a verification found damage
 	f.StringVar(&a.configPath, "config", "", "configuration file")
 	f.StringVar(&a.profile, "profile", "", "use config.NAME.ini beside the default configuration")
 	f.StringSliceVar(&a.backupDirs, "backup-dirs", nil, "repositories (repeat, or separate with commas)")
-	f.StringVar(&a.keyFile, "key-file", "", "key file of 32 bytes")
+	f.StringVar(&a.keyFile, "key-file", "", "key file of 32 bytes, or a file with the key of a recovery sheet")
 	f.StringVar(&a.passFile, "passphrase-file", "", "file with the passphrase (else $"+job.PassphraseEnv+", the configuration, or a prompt)")
 	f.StringVar(&a.identFile, "identity-file", "", "file with the private key of a recipient")
+	f.BoolVar(&a.recoveryKey, "recovery-key", false, "ask for the key of a recovery sheet")
+	f.BoolVar(&a.keyring, "keyring", false, "use the key in the operating system's keyring first ([ENCRYPTION] keyring: last)")
 	f.BoolVar(&a.json, "json", false, "print facts as JSON")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print errors only")
 	f.BoolVarP(&a.verbose, "verbose", "v", false, "print more, e.g. each file")
@@ -396,6 +413,15 @@ func (a *app) known() job.Known {
 	return job.Known{Dir: dir}
 }
 
+// lists are those of SHA-256s for drills; none where there is no state directory.
+func (a *app) lists() job.Lists {
+	dir, err := a.cfg.StateDir()
+	if err != nil {
+		return job.Lists{}
+	}
+	return job.Lists{Dir: filepath.Join(dir, "lists")}
+}
+
 // prepareTailnet says how other machines are reached. The tailnet is joined later,
 // when the first of them is needed.
 func (a *app) prepareTailnet() error {
@@ -413,8 +439,15 @@ func (a *app) prepareTailnet() error {
 
 // access gathers the keys.
 func (a *app) access(encrypt bool, recipients []string) (*job.Access, error) {
+	if a.recoveryKey && a.recovery == nil {
+		var err error
+		if a.recovery, err = job.AskRecoveryKey(a.prompter(), func(line string) { a.warn("%s", line) }); err != nil {
+			return nil, job.Fail(job.ExitUsage, err, "")
+		}
+	}
 	return a.newAccess(job.AccessOptions{
-		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile, Recipients: recipients,
+		Encrypt: encrypt, KeyFile: a.keyFile, PassphraseFile: a.passFile, IdentityFile: a.identFile, Recovery: a.recovery,
+		Keyring: a.keyring, Recipients: recipients,
 	})
 }
 
@@ -427,6 +460,7 @@ func (a *app) newAccess(o job.AccessOptions) (*job.Access, error) {
 	}
 	o.Tailnet = a.tailnet
 	o.NoCache, o.Env, o.Prompt, o.Limits, o.OnRetry = a.noCache, a.env, a.prompter(), a.limits, a.retrying
+	o.OnKey = func(source string) { a.record("encryption_key_loaded", slog.String("source", source)) }
 	acc, err := job.NewAccess(a.cfg, o)
 	switch {
 	case err != nil:
@@ -481,7 +515,6 @@ func (a *app) open(ctx context.Context, index bool) (*job.Destination, error) {
 			for _, s := range d.Unreadable {
 				a.warn("snapshot %s cannot be read: %v", s.ID.Short(), s.Err)
 			}
-			a.recordKeys(acc)
 			return d, nil
 		}
 		errs = errors.Join(errs, err)
@@ -489,17 +522,12 @@ func (a *app) open(ctx context.Context, index bool) (*job.Destination, error) {
 	return nil, job.Fail(job.ExitUsage, errs, openHint(errs))
 }
 
-func (a *app) recordKeys(acc *job.Access) {
-	for _, k := range acc.KeysLoaded {
-		a.record("encryption_key_loaded", slog.String("source", k))
-	}
-	acc.KeysLoaded = nil
-}
-
 func openHint(err error) string {
 	switch {
 	case errors.Is(err, seal.ErrWrongKey) && strings.HasSuffix(err.Error(), "opens with: none"):
 		return "the repository is not encrypted, but a key is given: unset it, or set [ENCRYPTION] enabled = False, to use it as it is"
+	case errors.Is(err, keyring.ErrUnavailable):
+		return job.KeyringHint
 	case errors.Is(err, seal.ErrWrongKey):
 		return "check the passphrase ($" + job.PassphraseEnv + ", --passphrase-file) or key file (--key-file); nothing was changed"
 	case errors.Is(err, repo.ErrNoRepository):

@@ -73,13 +73,7 @@ destination or a file failed · 130 interrupted`,
 	fl.StringVar(&f.host, "host", "", "name of the host in the snapshot (default: this machine's)")
 	f.maxDuration = parsed[time.Duration]{kind: "duration", parse: parseLimit}
 	fl.Var(&f.maxDuration, "max-duration", "end a run that takes longer, e.g. 6h; what was stored is used by the next (0: no limit; default: the configuration's)")
-	f.retain = parsed[int]{kind: "number", parse: func(text string) (int, error) {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 {
-			err = errors.New("must be a number from 1 on")
-		}
-		return n, err
-	}}
+	f.retain = parsed[int]{kind: "number", parse: parseCount}
 	fl.Var(&f.retain, "retain", "afterwards keep only the newest N snapshots of this host and these sources, and what other rules keep (as [RETENTION] max_count)")
 	fl.BoolVar(&f.allowEmpty, "allow-empty", false, "accept a source without any entry")
 	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be backed up; write nothing")
@@ -110,7 +104,6 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 	})
 	res, err := job.Backup(ctx, acc, *o)
 	m.stop()
-	a.recordKeys(acc)
 	if err != nil {
 		a.record("backup_failed", slog.String("error", oneLine(err.Error())))
 		return err
@@ -180,6 +173,11 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 	if err != nil {
 		return nil, err
 	}
+	dc, err := a.cfg.Drill()
+	if err != nil {
+		return nil, err
+	}
+	o.ListFiles, o.Lists = dc.ListFiles, a.lists()
 	copies, err := a.cfg.ParallelCopies()
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ func (a *app) commands() []*cobra.Command {
 		a.backupCommand(),
 		a.restoreCommand(),
 		a.verifyCommand(),
+		a.drillCommand(),
 		a.snapshotsCommand(),
 		a.lsCommand(),
 		a.findCommand(),

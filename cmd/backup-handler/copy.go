@@ -140,7 +140,6 @@ func (a *app) copy(ctx context.Context, names []string, f *copyFlags) error {
 	})
 	res, err := job.Copy(ctx, acc, src, f.to, o)
 	m.stop()
-	a.recordKeys(acc)
 	if err != nil {
 		return err
 	}

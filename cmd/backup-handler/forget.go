@@ -200,7 +200,6 @@ func (a *app) forgetIn(ctx context.Context, acc *job.Access, location string, o 
 		return rep, err
 	}
 	defer d.Close()
-	a.recordKeys(acc)
 	rep.Repository = d.Place
 	res, err := d.Forget(ctx, o)
 	a.forgotten(rep, res)

@@ -96,7 +96,6 @@ func (a *app) create(ctx context.Context, f *initFlags) error {
 			sibling = d.Repo
 		}
 	}
-	a.recordKeys(acc)
 	for _, r := range made {
 		if !r.Encrypted {
 			a.warn("%s is NOT ENCRYPTED: whoever can read it can read the backups (--encrypt)", quote(r.Place))

@@ -23,6 +23,9 @@ var version = "3.0.0-dev"
 // any moment, so that after it the process simply ends.
 const graceAfterSignal = 1500 * time.Millisecond
 
+// tidyTime is how long after that it may take to remove what must not stay.
+const tidyTime = 2 * time.Minute
+
 // gcPercent keeps the garbage collector from letting the heap grow to twice what is
 // live: most of that is buffers without pointers, which cost nothing to pass over.
 // Measured with first backups of the benchmark's corpus: a tenth less memory at 50 than
@@ -36,11 +39,12 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	a := newApp(os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
 	go func() {
 		<-ctx.Done()
 		time.Sleep(graceAfterSignal)
+		a.awaitTidy()
 		os.Exit(job.ExitInterrupted)
 	}()
-	a := newApp(os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
 	os.Exit(a.run(ctx, os.Args[1:]))
 }

@@ -138,7 +138,6 @@ func (a *app) pruneIn(ctx context.Context, acc *job.Access, location string, f *
 		return &pruneReport{Repository: location}, err
 	}
 	defer d.Close()
-	a.recordKeys(acc)
 	return a.prune(ctx, d, f, dryRun)
 }
 

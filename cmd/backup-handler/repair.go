@@ -127,7 +127,6 @@ func (a *app) repair(ctx context.Context, f *repairFlags) error {
 		return job.Fail(job.ExitUsage, err, openHint(err))
 	}
 	defer d.Close()
-	a.recordKeys(acc)
 	var from *job.Destination
 	if f.from != "" {
 		if from, err = a.openFrom(ctx, f); err != nil {
@@ -176,7 +175,6 @@ func (a *app) openFrom(ctx context.Context, f *repairFlags) (*job.Destination, e
 		from.Close()
 		return nil, job.Fail(job.ExitUsage, fmt.Errorf("%s: %w", quote(f.from), err), "")
 	}
-	a.recordKeys(acc)
 	return from, nil
 }
 

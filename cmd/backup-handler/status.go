@@ -31,10 +31,10 @@ judged; --all-hosts shows and judges those of every host, a line each.
 
 Something is wrong if a destination cannot be opened, holds no snapshot (none of
 this host, where it has those of several others), or lacks the newest one that
-another has; if packs, index or snapshots are missing or
-damaged, as far as can be told without reading them ('backup-handler verify' reads
-them); and if files are missing from the newest snapshot. That a repository is not
-encrypted is said, but is a choice.
+another has; if packs, index or snapshots are missing or damaged, as far as can be
+told without reading them ('backup-handler verify' reads them); if files are missing
+from the newest snapshot; and if the last drill failed, or its report was changed.
+That a repository is not encrypted is said, but is a choice.
 
 Exit codes: 0 all is well · 1 something is wrong, or usage · 130 interrupted`,
 		Example: `  backup-handler status
@@ -68,12 +68,24 @@ type destinationStatus struct {
 	Snapshots  int      `json:"snapshots"`
 	Unreadable int      `json:"unreadable_snapshots"`
 
-	Index  *repo.IndexReport `json:"index,omitempty"`
-	Groups []groupStatus     `json:"newest"`
+	Index     *repo.IndexReport `json:"index,omitempty"`
+	Groups    []groupStatus     `json:"newest"`
+	LastDrill *drillStatus      `json:"last_drill,omitempty"`
 	// OtherHosts are those whose snapshots are not among Groups.
 	OtherHosts int `json:"other_hosts,omitempty"`
 	allHosts   bool
 	hint       string
+}
+
+// A drillStatus is the last drill of a repository on this machine.
+type drillStatus struct {
+	Time       time.Time `json:"time"`
+	AgeSeconds int64     `json:"age_seconds"`
+	Passed     bool      `json:"passed"`
+	Snapshot   repo.ID   `json:"snapshot"`
+	Files      int64     `json:"files"`
+	Reasons    []string  `json:"reasons,omitempty"`
+	File       string    `json:"report_file"`
 }
 
 // A groupStatus is the newest snapshot of one host and set of sources.
@@ -102,16 +114,16 @@ func (a *app) status(ctx context.Context, allHosts bool) error {
 	if err != nil {
 		return err
 	}
+	reports, _ := a.reports() // load has said that there is no state directory
 	rep := statusReport{Config: a.cfg.Path(), OK: true, Host: hostName(), AllHosts: allHosts}
 	now := time.Now()
 	for _, l := range locations {
-		s := statusOf(ctx, acc, l, rep.Host, allHosts, now)
+		s := statusOf(ctx, acc, l, rep.Host, allHosts, reports, now)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		rep.Destinations = append(rep.Destinations, s)
 	}
-	a.recordKeys(acc)
 	compareDestinations(rep.Destinations, rep.Host)
 	var hints []string
 	for i := range rep.Destinations {
@@ -139,7 +151,7 @@ func (a *app) status(ctx context.Context, allHosts bool) error {
 }
 
 // statusOf looks at one destination.
-func statusOf(ctx context.Context, acc *job.Access, location, host string, allHosts bool, now time.Time) destinationStatus {
+func statusOf(ctx context.Context, acc *job.Access, location, host string, allHosts bool, reports job.Reports, now time.Time) destinationStatus {
 	s := destinationStatus{Location: location, Wrong: []string{}, Groups: []groupStatus{}, allHosts: allHosts}
 	wrong := func(format string, args ...any) { s.Wrong = append(s.Wrong, oneLine(fmt.Sprintf(format, args...))) }
 	d, err := acc.OpenDestination(ctx, location)
@@ -162,6 +174,13 @@ func statusOf(ctx context.Context, acc *job.Access, location, host string, allHo
 		} else if !errors.Is(err, errors.ErrUnsupported) {
 			wrong("free space: %v", err)
 		}
+	}
+	if s.LastDrill, err = lastDrill(d, reports, now); err != nil {
+		wrong("the last drill: %v", err)
+		s.hint = "'backup-handler drill report' says more"
+	} else if l := s.LastDrill; l != nil && !l.Passed {
+		wrong("the last drill, %s ago, failed: %s", ageText(time.Duration(l.AgeSeconds)*time.Second), strings.Join(l.Reasons, "; "))
+		s.hint = "'backup-handler drill report' says more"
 	}
 	if err := d.Load(ctx); err != nil {
 		wrong("%v", err)
@@ -212,6 +231,23 @@ func statusOf(ctx context.Context, acc *job.Access, location, host string, allHo
 		}
 	}
 	return s
+}
+
+// lastDrill is what this machine knows of the last drill of a repository; nil: nothing.
+func lastDrill(d *job.Destination, reports job.Reports, now time.Time) (*drillStatus, error) {
+	name, err := reports.Last(d.Repo.ID())
+	if err != nil || name == "" || d.Repo.WriteOnly() {
+		return nil, err
+	}
+	r, err := job.ReadReport(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Check(d.Repo.ReportMAC); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	x := &r.Report
+	return &drillStatus{x.Time, int64(now.Sub(x.Time).Seconds()), x.Passed, x.Snapshot, x.Files, x.Reasons, name}, nil
 }
 
 // compareDestinations finds those that lack what another has. What other hosts keep
@@ -276,6 +312,9 @@ func statusText(w io.Writer, d *destinationStatus) error {
 			fmt.Fprintf(w, ", %s free", bytesText(*d.FreeBytes))
 		}
 		fmt.Fprintf(w, "\n  snapshots   %s\n", countText(int64(d.Snapshots)))
+	}
+	if l := d.LastDrill; l != nil && l.Passed {
+		fmt.Fprintf(w, "  drill       passed %s ago: %s files of %s\n", ageText(time.Duration(l.AgeSeconds)*time.Second), countText(l.Files), l.Snapshot.Short())
 	}
 	if d.allHosts {
 		return hostsTable(w, d.Groups)

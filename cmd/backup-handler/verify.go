@@ -179,7 +179,6 @@ func (a *app) verifyOne(ctx context.Context, acc *job.Access, location string, o
 		return fail(err)
 	}
 	defer d.Close()
-	a.recordKeys(acc)
 	if err := d.LoadSnapshots(ctx); err != nil { // before what they need is read
 		return fail(err)
 	}

@@ -84,6 +84,9 @@ type Options struct {
 	// OnFile, if set, receives each file with what was found about it: new,
 	// changed or unmodified.
 	OnFile func(path, state string)
+	// OnStored, if set, receives each file as the snapshot will have it, from several
+	// goroutines. The node is not the caller's.
+	OnStored func(path string, n *tree.Node)
 	// Owners, if set, returns the names of the users and groups met. Called at
 	// the end.
 	Owners func() (users, groups map[uint32]string)

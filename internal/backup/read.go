@@ -143,6 +143,9 @@ func (s *run) done(j *fileJob, n *tree.Node) {
 	if s.o.OnFile != nil {
 		s.o.OnFile(j.path(), state)
 	}
+	if s.o.OnStored != nil {
+		s.o.OnStored(j.path(), n)
+	}
 	s.settle(j.d, j.i, n)
 	s.files.Add(1)
 	s.bytes.Add(n.Size)

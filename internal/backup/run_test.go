@@ -828,7 +828,16 @@ func TestRunUnchanged(t *testing.T) {
 		defer mu.Unlock()
 		states[path] = state
 	}
+	sizes := map[string]int64{}
+	o.OnStored = func(path string, n *tree.Node) {
+		mu.Lock()
+		defer mu.Unlock()
+		sizes[path] = n.Size
+	}
 	snap := s.mustRun(m, o)
+	if len(sizes) != 8 || sizes["/src/small"] != int64(len("new text")) {
+		t.Errorf("stored: %v", sizes)
+	}
 	wantSame(t, mustRead(t, m, snap), s.want("/src"))
 	wantSame(t, mustRead(t, m, first), func() map[string]seen { // the earlier snapshot stays as it was
 		return sample(t).want("/src")

@@ -48,6 +48,7 @@ type Config struct {
 	env    Env
 	keys   map[ref]Key
 	values map[ref]setting
+	open   bool // others can change the file
 }
 
 type ref struct{ section, key string }
@@ -115,6 +116,7 @@ func Load(path string, env func(name string) (string, bool)) (*Config, []Warning
 	if err != nil {
 		return nil, nil, err
 	}
+	c.open = othersCanChange(info)
 	if w, ok := checkPermissions(path, info); ok {
 		warnings = slices.Insert(warnings, 0, w)
 	}
@@ -327,6 +329,10 @@ func editDistance(a, b string) int {
 
 // Path returns the path that Load was given; "" for [Defaults].
 func (c *Config) Path() string { return c.path }
+
+// OthersCanChange says whether somebody else than this user and root can change the
+// file: commands in it must not be run.
+func (c *Config) OthersCanChange() bool { return c.open }
 
 // Value returns the setting of a key. It panics if the table has no such key.
 func (c *Config) Value(section, key string) Value {

@@ -541,6 +541,12 @@ func TestLimits(t *testing.T) {
 	wantEqual(t, "none", must[Limits](t)(Defaults(envOf()).Limits()), Limits{})
 }
 
+func TestDrillSettings(t *testing.T) {
+	wantEqual(t, "defaults", must[Drill](t)(Defaults(envOf()).Drill()), Drill{Sample: 1000, CheckTimeout: 10 * time.Minute, ListFiles: 100})
+	c, _ := mustRead(t, "[DRILL]\nsample = 0\nmax_duration = 4h\ncheck_command = test -s a, b\ncheck_timeout = 90\nlist_files = 7\n", envOf())
+	wantEqual(t, "drill", must[Drill](t)(c.Drill()), Drill{MaxDuration: 4 * time.Hour, CheckCommand: "test -s a, b", CheckTimeout: 90 * time.Second, ListFiles: 7})
+}
+
 func TestBooleans(t *testing.T) {
 	for _, text := range []string{"True", "true", "YES", "on", "1"} {
 		wantEqual(t, text, must[bool](t)(parseBool(text)), true)
@@ -726,5 +732,58 @@ func TestProgrammingErrorsPanic(t *testing.T) {
 			}()
 			f()
 		}()
+	}
+}
+
+// A command in a file that others can change is theirs.
+func TestOthersCanChange(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("has no such bits")
+	}
+	for mode, want := range map[os.FileMode]bool{0o600: false, 0o644: false, 0o640: false, 0o620: true, 0o602: true, 0o666: true} {
+		path := filepath.Join(t.TempDir(), "config.ini")
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		c, _, err := Load(path, envOf())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.OthersCanChange() != want {
+			t.Errorf("mode %04o: %t", mode, !want)
+		}
+		if os.Geteuid() != 0 {
+			continue
+		}
+		if err := os.Chown(path, 65534, -1); err != nil {
+			t.Fatal(err)
+		}
+		if c, _, err = Load(path, envOf()); err != nil || !c.OthersCanChange() {
+			t.Errorf("mode %04o, somebody else's: %v", mode, err)
+		}
+	}
+	if Defaults(envOf()).OthersCanChange() {
+		t.Error("others can change what is no file")
+	}
+}
+
+// TestSecrets: what is set and can be read, and nothing else.
+func TestSecrets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.ini")
+	text := "[ENCRYPTION]\npassphrase = one\n[SSH]\npassword = ${TWO}\nkey_passphrase = ${UNSET}\n[WEBHOOK]\nauth_header = three\n[S3]\nbucket = four\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := Load(path, func(name string) (string, bool) { return "two", name == "TWO" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, s := range c.Secrets() {
+		got = append(got, s.Reveal())
+	}
+	slices.Sort(got)
+	if want := []string{"one", "three", "two"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

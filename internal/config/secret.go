@@ -40,3 +40,18 @@ func (s SecretString) MarshalJSON() ([]byte, error) { return []byte(`"` + redact
 
 // LogValue gives "***" to log/slog.
 func (s SecretString) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// Secrets returns the secrets that are set and can be read, so that they can be taken out
+// of what other programs print.
+func (c *Config) Secrets() []SecretString {
+	var all []SecretString
+	for _, k := range Keys() {
+		if !k.Secret {
+			continue
+		}
+		if s, err := c.Value(k.Section, k.Name).Secret(); err == nil && !s.IsEmpty() {
+			all = append(all, s)
+		}
+	}
+	return all
+}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"time"
 )
 
 // Sources returns the directories to back up, absolute, without repetitions.
@@ -70,6 +71,7 @@ type Encryption struct {
 	Enabled bool
 	Workers int    // at least 1
 	KDF     string // "pbkdf2" or "argon2id"
+	Keyring bool   // ask the operating system's keyring
 
 	KeyFile      Lazy[string] // absolute path; goes before Passphrase
 	Passphrase   Lazy[SecretString]
@@ -84,6 +86,7 @@ func (c *Config) Encryption() (Encryption, error) {
 		Enabled:      get(&r, c.Value("ENCRYPTION", "enabled"), Value.Bool),
 		Workers:      int(get(&r, c.Value("ENCRYPTION", "workers"), Value.Int)),
 		KDF:          get(&r, c.Value("ENCRYPTION", "kdf"), Value.Text),
+		Keyring:      get(&r, c.Value("ENCRYPTION", "keyring"), Value.Bool),
 		KeyFile:      Lazy[string]{c.Value("ENCRYPTION", "key_file"), Value.Path},
 		Passphrase:   Lazy[SecretString]{c.Value("ENCRYPTION", "passphrase"), Value.Secret},
 		Recipients:   Lazy[[]string]{c.Value("ENCRYPTION", "recipients"), Value.List},
@@ -157,6 +160,29 @@ func (c *Config) Log() (Log, error) {
 		log.JSON, _ = parseBool(text) // as in 2.5, what is not true is false
 	}
 	return log, nil
+}
+
+// Drill says how a drill goes about it.
+type Drill struct {
+	Sample       int    // files; 0: all
+	Dir          string // absolute; "": the system's for temporary files
+	MaxDuration  time.Duration
+	CheckCommand string
+	CheckTimeout time.Duration
+	ListFiles    int // in the list that a backup makes
+}
+
+// Drill returns the section [DRILL].
+func (c *Config) Drill() (Drill, error) {
+	var r reader
+	return Drill{
+		Sample:       int(get(&r, c.Value("DRILL", "sample"), Value.Int)),
+		Dir:          get(&r, c.Value("DRILL", "dir"), Value.Path),
+		MaxDuration:  get(&r, c.Value("DRILL", "max_duration"), Value.Duration),
+		CheckCommand: get(&r, c.Value("DRILL", "check_command"), Value.Text),
+		CheckTimeout: get(&r, c.Value("DRILL", "check_timeout"), Value.Duration),
+		ListFiles:    int(get(&r, c.Value("DRILL", "list_files"), Value.Int)),
+	}, r.err
 }
 
 // A reader keeps the first error of several values.

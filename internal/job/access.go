@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
+	"github.com/SP1R4/BackupHandler/v3/internal/keyring"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
@@ -21,6 +23,9 @@ import (
 // PassphraseEnv is the environment variable with the passphrase, where the
 // configuration gives none.
 const PassphraseEnv = "BACKUP_HANDLER_PASSPHRASE"
+
+// KeyringHint is what to do without a keyring.
+const KeyringHint = "run it in the session of a user who is logged in, or use another key: --key-file, --passphrase-file, $" + PassphraseEnv
 
 // maxKeyFile bounds what is read of a file with a key.
 const maxKeyFile = 64 << 10
@@ -52,8 +57,10 @@ type Access struct {
 	// OnMended, if set, is told what was damaged in a repository, and read as its
 	// repair data has it, when the repository is closed.
 	OnMended func(place string, objects []string)
-	// KeysLoaded lists where keys came from, for the audit log; never the keys.
-	KeysLoaded []string
+	onKey    func(source string)
+
+	keyring      *keyring.Keyring // nil: it is not asked
+	keyringFirst bool
 }
 
 // AccessOptions override the configuration.
@@ -63,6 +70,11 @@ type AccessOptions struct {
 	PassphraseFile string
 	IdentityFile   string
 	Recipients     []string
+	// Recovery is the key of a recovery sheet that was typed; nil for none.
+	Recovery *seal.KeyFile
+	// Keyring asks the operating system's keyring for the key of a repository before
+	// any other is tried; [ENCRYPTION] keyring asks it where no other fits.
+	Keyring bool
 	// OnlyGiven leaves out the keys of the configuration and the environment: those
 	// given here are for other repositories.
 	OnlyGiven bool
@@ -76,6 +88,9 @@ type AccessOptions struct {
 	// Tailnet, if set, makes them instead. It is joined when the first store on
 	// another machine is opened; closing it is left to the caller.
 	Tailnet *tailscale.Node
+	// OnKey, if set, is told where each key came from that is loaded, for the audit
+	// log; never the key. Called concurrently.
+	OnKey func(source string)
 	// OnRetry, if set, receives a line for each request that failed and is tried
 	// again. Called concurrently.
 	OnRetry func(string)
@@ -91,7 +106,7 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Access{Encrypt: enc.Enabled || o.Encrypt || len(o.Recipients) > 0, Prompt: o.Prompt}
+	a := &Access{Encrypt: enc.Enabled || o.Encrypt || len(o.Recipients) > 0, Prompt: o.Prompt, onKey: o.OnKey}
 	if a.Stores, err = stores(cfg, o); err != nil {
 		return nil, err
 	}
@@ -114,14 +129,20 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if err := a.loadKeyFile(o, enc); err != nil {
 		return nil, err
 	}
+	if o.Recovery != nil {
+		a.add(nil, o.Recovery, "recovery sheet from the terminal")
+	}
 	if err := a.loadPassphrase(o, enc); err != nil {
 		return nil, err
 	}
 	if err := a.loadRecipients(o, enc); err != nil {
 		return nil, err
 	}
+	if o.Keyring || enc.Keyring {
+		a.keyring, a.keyringFirst = &keyring.Keyring{Env: o.Env}, o.Keyring
+	}
 	explicit := cfg.Value("ENCRYPTION", "enabled").IsSet() && !o.OnlyGiven
-	keys := len(a.Lockers)+len(a.Credentials) > 0
+	keys := len(a.Lockers)+len(a.Credentials) > 0 || a.keyring != nil && !o.OnlyGiven
 	a.EncryptNew = a.Encrypt || keys && !explicit
 	// Whoever gives a key expects encryption: else a store could be swapped for an
 	// unencrypted one, and the next run would fill it with plaintext.
@@ -137,7 +158,14 @@ func (a *Access) add(l seal.Locker, c seal.Credential, where string) {
 	}
 	if c != nil {
 		a.Credentials = append(a.Credentials, c)
-		a.KeysLoaded = append(a.KeysLoaded, where)
+		a.loaded(where)
+	}
+}
+
+// loaded tells that a key has been read.
+func (a *Access) loaded(where string) {
+	if a.onKey != nil {
+		a.onKey(where)
 	}
 }
 
@@ -155,11 +183,11 @@ func (a *Access) loadKeyFile(o AccessOptions, enc config.Encryption) (err error)
 	if err != nil {
 		return err
 	}
-	k, err := seal.NewKeyFile(content)
+	k, where, err := ParseKeyFile(content)
 	if err != nil {
 		return fmt.Errorf("key file %s: %w", path, err)
 	}
-	a.add(k, k, "key file "+path)
+	a.add(k, k, where+" "+path)
 	return nil
 }
 
@@ -316,7 +344,7 @@ func (a *Access) openStore(ctx context.Context, place string, b storage.Backend)
 	if location.IsRemote(place) {
 		o.CacheBytes, o.Transfers, o.Reads = a.CacheSize, location.Transfers, location.Reads
 	}
-	r, err := repo.Open(ctx, b, o)
+	r, err := a.tryKeys(ctx, b, o)
 	if errors.Is(err, seal.ErrWrongKey) && a.Prompt != nil {
 		text, perr := a.Prompt("Passphrase for "+location.Redact(place), false)
 		if perr != nil {
@@ -342,6 +370,48 @@ func (a *Access) openStore(ctx context.Context, place string, b storage.Backend)
 		return nil, err
 	}
 	return r, nil
+}
+
+// tryKeys opens a repository with the keys that are given and that of the keyring.
+func (a *Access) tryKeys(ctx context.Context, b storage.Backend, o repo.Options) (*repo.Repository, error) {
+	if a.keyring == nil {
+		return repo.Open(ctx, b, o)
+	}
+	var asked error
+	o.More = func(id repo.ID) (c seal.Credential, err error) {
+		if c, asked = KeyringKey(ctx, *a.keyring, id); asked != nil {
+			return nil, asked
+		}
+		a.loaded("keyring, entry of repository " + id.String())
+		return c, nil
+	}
+	if a.keyringFirst && len(o.Credentials) > 0 {
+		only := o
+		only.Credentials = nil
+		r, err := repo.Open(ctx, b, only)
+		if !errors.Is(err, seal.ErrWrongKey) {
+			return r, err
+		}
+		o.More = func(repo.ID) (seal.Credential, error) { return nil, cmp.Or(asked, errKeyringOld) }
+	}
+	return repo.Open(ctx, b, o)
+}
+
+// errKeyringOld says that the key in the keyring is of a slot that is gone.
+var errKeyringOld = errors.New("the key in the keyring does not open it")
+
+// KeyringKey returns the key that a keyring has for a repository. Its error may be
+// keyring.ErrNone or keyring.ErrUnavailable.
+func KeyringKey(ctx context.Context, k keyring.Keyring, id repo.ID) (*seal.KeyFile, error) {
+	text, err := k.Get(ctx, id.String())
+	if err != nil {
+		return nil, err
+	}
+	key, err := seal.ParsePaperKey([]byte(text))
+	if err != nil {
+		return nil, fmt.Errorf("the entry in the keyring is no key: %w", err)
+	}
+	return key, nil
 }
 
 // get reads the beginning of an object.

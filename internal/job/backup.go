@@ -20,6 +20,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
 	"github.com/SP1R4/BackupHandler/v3/internal/files"
+	"github.com/SP1R4/BackupHandler/v3/internal/keyring"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
@@ -45,6 +46,11 @@ type BackupOptions struct {
 	// MaxDuration is how long the run may take; 0: as long as it likes.
 	MaxDuration time.Duration
 
+	// ListFiles is how many files are read once more for the list in Lists; 0: there is
+	// none.
+	ListFiles int
+	Lists     Lists
+
 	Host, User, Program, RunID string
 	// Known remembers the destinations.
 	Known Known
@@ -56,6 +62,8 @@ type BackupOptions struct {
 	Note func(string)
 	Log  *slog.Logger
 	Now  func() time.Time
+
+	chosen *sampler // for the list; nil: none
 }
 
 // BackupResult is what a run did.
@@ -196,6 +204,11 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 			return res, err // a fault of the source: the same everywhere
 		}
 		first.Err = fmt.Errorf("%s: %w", first.Location, err)
+	}
+	if res.Snapshot != nil && o.chosen != nil {
+		if err := o.Lists.write(ctx, res.Snapshot.ID, o.chosen); err != nil && ctx.Err() == nil {
+			note("no list for drills: %v", err)
+		}
 	}
 	if res.Snapshot == nil || o.DryRun {
 		if res.Snapshot == nil {
@@ -383,6 +396,10 @@ func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note func(s
 	if d.Repo != nil {
 		opts.Parent = parent(d.Snapshots, &snap)
 	}
+	if o.ListFiles > 0 && o.Lists.Dir != "" && !o.DryRun {
+		o.chosen = newSampler(o.ListFiles)
+		opts.OnStored = o.chosen.add
+	}
 	if opts.Parent == nil {
 		opts.ReadAll = true
 		switch {
@@ -567,6 +584,8 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, seal.ErrWrongKey) && strings.HasSuffix(err.Error(), "opens with: none"):
 		return "the repository is not encrypted, but a key is given: unset it, or set [ENCRYPTION] enabled = False, to use it as it is; nothing was changed"
+	case errors.Is(err, keyring.ErrUnavailable):
+		return KeyringHint
 	case errors.Is(err, seal.ErrWrongKey):
 		return "check the passphrase or key file; nothing was changed"
 	case errors.Is(err, ErrNoKey):

@@ -11,6 +11,13 @@ const (
 	ExitInterrupted = 130 // by a signal
 )
 
+// Exit codes of drills, which are those of 2.5: 1 is usage and configuration.
+const (
+	ExitNotRestored = 2 // the repository cannot be opened, or something could not be restored
+	ExitNotVerified = 3 // what was restored is not what it should be, or it took too long
+	ExitNotTold     = 4 // passed, but nobody could be notified
+)
+
 // A Failure is an error for the user: what is wrong, what to do about it, and the
 // code with which the program ends.
 type Failure struct {

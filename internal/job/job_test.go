@@ -322,14 +322,21 @@ func TestNewAccess(t *testing.T) {
 		"configured recipient":   {unset + "recipients = " + recipient.Recipients[0] + "\n", AccessOptions{}, false, true, false},
 		"identity":               {unset, ident, false, true, false},
 		"identity, off":          {off, ident, true, false, false},
+		"keyring":                {unset, AccessOptions{Keyring: true}, false, true, false},
+		"keyring, off":           {off, AccessOptions{Keyring: true}, true, false, false},
+		"configured keyring":     {unset + "keyring = yes\n", AccessOptions{}, false, true, false},
+		"keyring, other keys":    {unset + "keyring = yes\n", AccessOptions{OnlyGiven: true}, true, false, false},
 		"configured key, not on": {unset + "key_file = " + key.KeyFile + "\n", AccessOptions{}, false, true, false},
 	} {
+		var loaded []string
+		tt.o.OnKey = func(source string) { loaded = append(loaded, source) }
 		a := access(t, tt.text, tt.o)
 		if got := slices.Contains(a.Credentials, seal.Credential(seal.None{})); got != tt.none || a.EncryptNew != tt.new || a.Encrypt != tt.encrypt {
 			t.Errorf("%s: opens without key %t, new ones encrypted %t, insists %t", name, got, a.EncryptNew, a.Encrypt)
 		}
-		if len(a.KeysLoaded) > len(a.Credentials) || strings.Contains(strings.Join(a.KeysLoaded, " "), "a passphrase") {
-			t.Errorf("%s: keys loaded: %q", name, a.KeysLoaded)
+		keys := slices.DeleteFunc(slices.Clone(a.Credentials), func(c seal.Credential) bool { return c == seal.Credential(seal.None{}) })
+		if len(loaded) != len(keys) || strings.Contains(strings.Join(loaded, " "), "a passphrase") {
+			t.Errorf("%s: %d keys, and loaded were %q", name, len(keys), loaded)
 		}
 	}
 	cfg := config.Defaults(noEnv)

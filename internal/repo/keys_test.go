@@ -62,6 +62,47 @@ func TestKeys(t *testing.T) {
 }
 
 // A slot that does not open the repository is no reason to remove the one that does.
+// A key that is looked up by the repository's ID is asked for only where no other fits.
+func TestMoreKeys(t *testing.T) {
+	m := newStore(t)
+	r, _ := openIn(t, m, "")
+	second, err := r.AddKey(t.Context(), testKey(100), testWrap())
+	must(t, err)
+	away := errors.New("nobody is there to ask")
+	for name, tt := range map[string]struct {
+		have, more seal.Credential
+		moreErr    error
+		asked      bool
+		want       error
+	}{
+		"another fits":         {testKey(0), testKey(100), nil, false, nil},
+		"only it fits":         {testKey(1), testKey(100), nil, true, nil},
+		"none fits":            {testKey(1), testKey(2), nil, true, seal.ErrWrongKey},
+		"it cannot be had":     {testKey(1), nil, away, true, away},
+		"and the key is wrong": {testKey(1), nil, away, true, seal.ErrWrongKey},
+	} {
+		asked := false
+		got, err := Open(t.Context(), unclosed{m}, Options{Credentials: []seal.Credential{tt.have}, More: func(id ID) (seal.Credential, error) {
+			if asked = true; id != r.ID() {
+				t.Errorf("%s: asked for the key of %s", name, id)
+			}
+			return tt.more, tt.moreErr
+		}})
+		if err == nil {
+			defer got.Close()
+		}
+		if asked != tt.asked || !errors.Is(err, tt.want) {
+			t.Errorf("%s: asked %t, error %v", name, asked, err)
+		}
+	}
+	if slot, ok, err := r.Opens(t.Context(), testKey(100)); slot != second || !ok || err != nil {
+		t.Errorf("slot %s, %t, %v, want %s", slot, ok, err, second)
+	}
+	if slot, ok, err := r.Opens(t.Context(), testKey(2)); slot != (ID{}) || ok || err != nil {
+		t.Errorf("a key that opens nothing: slot %s, %t, %v", slot, ok, err)
+	}
+}
+
 func TestRemoveLastKeyAmongForeign(t *testing.T) {
 	m := storage.NewMemory()
 	// What an interrupted creation leaves: a slot of an ID that never was.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -95,6 +96,9 @@ type repoConfig struct {
 type Options struct {
 	// Credentials are tried on the key slots.
 	Credentials []seal.Credential
+	// More, if set, is asked for another one where none of Credentials fits. Its error
+	// becomes part of that of Open.
+	More func(id ID) (seal.Credential, error)
 	// CacheDir is where index caches are kept; "" for none.
 	CacheDir string
 	// CacheBytes is how much of the metadata is kept in CacheDir beside the index, in
@@ -354,6 +358,14 @@ func open(ctx context.Context, b, from storage.Backend, o Options) (*Repository,
 		return nil, slotsErr
 	}
 	secret, opened, err := seal.Unwrap(c.ID, slots, o.Credentials...)
+	if errors.Is(err, seal.ErrWrongKey) && o.More != nil {
+		more, moreErr := o.More(c.ID)
+		if moreErr != nil {
+			err = fmt.Errorf("%w; %w", moreErr, err)
+		} else {
+			secret, opened, err = seal.Unwrap(c.ID, slots, more)
+		}
+	}
 	var keys *seal.Keys
 	if err == nil {
 		keys, err = slots[opened].Keys(c.ID, secret)
@@ -502,6 +514,19 @@ type Key struct {
 	Current bool `json:"current"`
 }
 
+// ReportMAC authenticates a report about the repository, which is kept elsewhere:
+// only who can open the repository can make it, or check it.
+//
+// The key of a write-only host cannot: with it this is a random number, and no report is
+// right.
+func (r *Repository) ReportMAC(report []byte) (mac [sha256.Size]byte) {
+	if r.WriteOnly() {
+		rand.Read(mac[:])
+		return mac
+	}
+	return r.keys.ReportMAC(report)
+}
+
 // Keys lists the key slots.
 func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
 	slots, ids, err := r.slots(ctx)
@@ -518,19 +543,25 @@ func (r *Repository) Keys(ctx context.Context) ([]Key, error) {
 // OpensWith says whether a credential by itself opens the repository as it is
 // stored now.
 func (r *Repository) OpensWith(ctx context.Context, c seal.Credential) bool {
-	slots, _, err := r.slots(ctx)
+	_, ok, err := r.Opens(ctx, c)
+	return ok && err == nil
+}
+
+// Opens returns the slot that a credential opens; false: none.
+func (r *Repository) Opens(ctx context.Context, c seal.Credential) (ID, bool, error) {
+	slots, ids, err := r.slots(ctx)
 	if err != nil {
-		return false
+		return ID{}, false, err
 	}
 	secret, i, err := seal.Unwrap(r.id, slots, c)
 	if err != nil {
-		return false
+		return ID{}, false, nil
 	}
-	if slots[i].Role == "" {
-		return secret.Equal(r.secret)
+	if slots[i].Role != "" {
+		keys, err := slots[i].Keys(r.id, secret)
+		return ids[i], err == nil && keys.Fingerprint() == r.keys.Fingerprint(), nil
 	}
-	keys, err := slots[i].Keys(r.id, secret)
-	return err == nil && keys.Fingerprint() == r.keys.Fingerprint()
+	return ids[i], secret.Equal(r.secret), nil
 }
 
 // AddKey adds a slot, and checks that it is stored before it returns.

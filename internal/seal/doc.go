@@ -17,5 +17,6 @@
 //
 // Files: secret.go the master secret and redaction; keys.go the keys derived from
 // it; aead.go XAES-256-GCM; object.go sealed objects; slot.go key slots, with one
-// file for each kind: passphrase.go, keyfile.go, recipient.go, none.go.
+// file for each kind: passphrase.go, keyfile.go, recipient.go, none.go; paper.go key
+// files that people type.
 package seal

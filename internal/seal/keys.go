@@ -15,11 +15,12 @@ import (
 //	"backup-handler v1 index"        seals indexes, packs' tables and lists: [Keys.Index]
 //	"backup-handler v1 meta"         seals snapshots: [Keys.Meta]
 //	"backup-handler v1 config"       authenticates the config object
+//	"backup-handler v1 report"       signs reports: [Keys.ReportMAC]
 //	"backup-handler v1 fingerprint"  16 bytes, public: [Keys.Fingerprint]
 //	"backup-handler v1 write-only"   seed of the key pair for sessions: [Keys.OpenSession]
 //
 // Those of a write-only host (see [Slot.Grant]) lack Data and Meta, which are nil,
-// and the private half of that pair.
+// the key of reports, and the private half of that pair.
 //
 // Keys may be used by any number of goroutines, and print as "[redacted]".
 type Keys struct {
@@ -39,6 +40,7 @@ type Keys struct {
 	writers     *Recipient // its public half
 	chunker     *[KeySize]byte
 	config      *[KeySize]byte
+	report      *[KeySize]byte
 	fingerprint [FingerprintSize]byte
 }
 
@@ -68,6 +70,7 @@ func NewKeys(secret Secret) *Keys {
 	}
 	k := newKeys(derive("chunk id"), derive("chunker"), derive("index"), derive("config"), [FingerprintSize]byte(derive("fingerprint")[:]))
 	k.Data, k.Meta = NewAEAD(*derive("data")), NewAEAD(*derive("meta"))
+	k.report = derive("report")
 	k.sessions, k.writers = sessions, sessions.Recipient()
 	return k
 }
@@ -121,6 +124,14 @@ func (k *Keys) ConfigMAC(config []byte) [sha256.Size]byte {
 func (k *Keys) VerifyConfig(config, mac []byte) bool {
 	want := k.ConfigMAC(config)
 	return hmac.Equal(want[:], mac)
+}
+
+// ReportMAC returns HMAC-SHA256 of a report about the repository, which is kept
+// outside of it: whoever can make one could open the repository.
+func (k *Keys) ReportMAC(report []byte) [sha256.Size]byte {
+	h := hmac.New(sha256.New, k.report[:])
+	h.Write(report)
+	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // Fingerprint tells whether two repositories share their master secret, and so

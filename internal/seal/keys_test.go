@@ -45,6 +45,7 @@ func TestKeysGolden(t *testing.T) {
 	chunker := k.Chunker()
 	fingerprint := k.Fingerprint()
 	config := k.ConfigMAC([]byte("config"))
+	report := k.ReportMAC([]byte("report"))
 	for _, tt := range []struct {
 		name string
 		got  []byte
@@ -54,6 +55,7 @@ func TestKeysGolden(t *testing.T) {
 		{"chunker", chunker[:], goldenChunker},
 		{"fingerprint", fingerprint[:], goldenFingerprint},
 		{"config", config[:], goldenConfig},
+		{"report", report[:], goldenReport},
 	} {
 		if got := hex.EncodeToString(tt.got); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
