@@ -16,6 +16,7 @@ func (a *app) commands() []*cobra.Command {
 		a.statsCommand(),
 		a.statusCommand(),
 		a.forgetCommand(),
+		a.approveCommand(),
 		a.pruneCommand(),
 		a.copyCommand(),
 		a.repairCommand(),

@@ -44,7 +44,7 @@ const (
 	manyFiles = 100
 	// replacedTimes is how many times as many files may go while noise comes under
 	// other names, as may be scrambled: caches of browsers do that every day.
-	replacedTimes = 5
+	replacedTimes = 3
 	// usualTimes is how many times as much as is usual here is suspicious.
 	usualTimes = 3
 	// enoughRuns is how many runs it takes to say what is usual.
