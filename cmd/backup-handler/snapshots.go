@@ -132,9 +132,11 @@ func snapshotTable(w io.Writer, list []snapshotJSON) error {
 	return t.write(w)
 }
 
-func sourcesText(s *tree.Snapshot) string {
-	names := make([]string, len(s.Sources))
-	for i, p := range s.Sources {
+func sourcesText(s *tree.Snapshot) string { return pathsText(s.Sources) }
+
+func pathsText(paths []tree.Path) string {
+	names := make([]string, len(paths))
+	for i, p := range paths {
 		names[i] = quote(string(p))
 	}
 	return strings.Join(names, ", ")

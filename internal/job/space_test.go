@@ -174,7 +174,7 @@ func TestSpace(t *testing.T) {
 		groups := 1 + s.rnd.IntN(4)
 		width := []int{3, 12, 400}[seed%3]
 		trees := make([]*spaceDir, groups)
-		trees[0] = s.random(3, width)
+		trees[0] = s.random(3-int(seed%3)/2, width)
 		for i := range trees[1:] {
 			trees[i+1] = s.next(trees[0], width)
 		}
