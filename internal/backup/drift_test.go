@@ -97,6 +97,33 @@ func TestDrift(t *testing.T) {
 	}
 }
 
+// A source that is not among those of this run is not gone; in each of several, what is
+// gone counts.
+func TestDriftSources(t *testing.T) {
+	x := newFixture(t)
+	other := func(files ...*fake) []Root {
+		s := &source{t: t, held: map[any]string{}}
+		top := folder("other", files...)
+		top.attach(s)
+		return []Root{{Path: "/other", Ancestors: []*tree.Node{{Type: tree.Dir, Mode: 0o755, Links: 1}}, Entry: top.entry()}}
+	}
+	a, b, c := file("a", words(1, 900)), file("b", words(2, 900)), file("c", words(3, 900))
+	both := x.backup(folder("src", a, b), Options{Roots: other(a, b, c)})
+	for name, y := range map[string]struct {
+		snap *tree.Snapshot
+		want tree.Drift
+	}{
+		"one of them": {x.backup(folder("src", a), Options{Parent: both}), tree.Drift{Files: 2, Deleted: 1}},
+		"both":        {x.backup(folder("src", a), Options{Parent: both, Roots: other(c)}), tree.Drift{Files: 5, Deleted: 3}},
+		"from one into the other": {x.backup(folder("src", a, b, file("z", words(3, 900))), Options{Parent: both, Roots: other(a, b)}),
+			tree.Drift{Files: 5, Renamed: 1}},
+	} {
+		if *y.snap.Drift != y.want {
+			t.Errorf("%s: %+v, want %+v", name, *y.snap.Drift, y.want)
+		}
+	}
+}
+
 // What cannot be listed or read is not gone.
 func TestDriftPartial(t *testing.T) {
 	files := func() []*fake {

@@ -336,7 +336,7 @@ func TestGuardHistory(t *testing.T) {
 		machines, days, every = n, 365, 30
 	}
 	if testing.Short() {
-		machines, days = 1, 45
+		machines, days = 1, 30
 	}
 	limits := guard.Limits{Scrambled: 0.02, Changed: 0.8, Deleted: 0.5, Renamed: 0.2, MinFiles: 10} // the defaults
 	type tally struct{ tried, found int }
