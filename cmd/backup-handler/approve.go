@@ -75,8 +75,16 @@ func (a *app) approve(ctx context.Context, names []string) error {
 	}
 	return a.print(out, func(w io.Writer) error {
 		for _, s := range list {
-			fmt.Fprintf(w, "snapshot %s is approved (%s)\n", s.ID.Short(), strings.Join(s.Suspicions, "; "))
+			fmt.Fprintf(w, "snapshot %s is approved (%s)\n", s.ID.Short(), suspicionsText(s))
 		}
 		return nil
 	})
+}
+
+// suspicionsText is why a snapshot is suspicious. Another host may have written it.
+func suspicionsText(s *tree.Snapshot) string {
+	if len(s.Suspicions) == 0 {
+		return "tagged by hand"
+	}
+	return quote(strings.Join(s.Suspicions, "; "))
 }

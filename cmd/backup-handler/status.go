@@ -208,7 +208,7 @@ func statusOf(ctx context.Context, acc *job.Access, known job.Known, location, h
 	for _, snap := range known.Unapproved(shown) {
 		suspicious[groupOf(snap)] = append(suspicious[groupOf(snap)], snap.ID)
 		if list := suspicious[groupOf(snap)]; len(list) == 1 {
-			wrong("snapshot %s of %s, of %s, is suspicious: %s", snap.ID.Short(), quote(snap.Host), snap.Time.Local().Format("2006-01-02 15:04"), strings.Join(snap.Suspicions, "; "))
+			wrong("snapshot %s of %s, of %s, is suspicious: %s", snap.ID.Short(), quote(snap.Host), snap.Time.Local().Format("2006-01-02 15:04"), suspicionsText(snap))
 			s.hint = "if all is well, 'backup-handler approve " + snap.ID.Short() + "'; until then older snapshots are kept"
 		}
 	}
