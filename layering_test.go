@@ -22,6 +22,7 @@ var groups = [][]string{
 	{"location"},
 	{"repo"},
 	{"tree"},
+	{"guard"},
 	{"retention", "backup"},
 	{"files", "dbdump", "inventory", "legacy"},
 	{"restore", "verify", "journal"},

@@ -19,6 +19,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/backup"
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
+	"github.com/SP1R4/BackupHandler/v3/internal/guard"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
@@ -47,9 +48,13 @@ what is read: incremental skips files unchanged since the last snapshot,
 differential those unchanged since the last full one, full reads every byte and
 reports files whose content changed while their metadata did not.
 
+A run that looks as if the source had been encrypted or deleted ([GUARD]) says so,
+and tags its snapshot suspicious; older ones are kept until 'approve'.
+
 Exit codes: 0 all done · 1 usage or configuration · 2 refused before anything was
-written (a source or every destination is missing, a wrong key) · 3 a
-destination or a file failed · 130 interrupted`,
+written (a source or every destination is missing, a wrong key) · 3 a destination
+or a file failed, or the run is suspicious and [GUARD] fail is set · 130
+interrupted`,
 		Example: `  backup-handler backup --source-dir /home --backup-dirs /mnt/disk/backup --encrypt
   backup-handler backup --config /etc/backup-handler/config.ini
   backup-handler backup --source-dir /etc --backup-dirs /a,/b --exclude '*.tmp' --dry-run`,
@@ -168,6 +173,11 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 	if err != nil {
 		return nil, err
 	}
+	g, err := a.cfg.Guard()
+	if err != nil {
+		return nil, err
+	}
+	o.Guard, o.FailSuspicious = job.Guard(g), g.Fail
 	o.Compression, o.FileSHA256 = repo.Compression(rc.Compression), rc.FileSHA256
 	enc, err := a.cfg.Encryption()
 	if err != nil {
@@ -280,6 +290,7 @@ type backupReport struct {
 	Seconds      float64             `json:"seconds"`
 	Destinations []destinationReport `json:"destinations"`
 	Retention    []forgetReport      `json:"retention,omitempty"`
+	Unapproved   []repo.ID           `json:"unapproved,omitempty"` // suspicious ones before this
 	Notes        []string            `json:"notes,omitempty"`
 	ExitCode     int                 `json:"exit_code"`
 }
@@ -297,7 +308,7 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 	s := res.Snapshot
 	rep := backupReport{DryRun: o.DryRun, Details: s, Seconds: took.Seconds(), Notes: res.Notes, Retention: retained}
 	unkept := slices.ContainsFunc(retained, func(r forgetReport) bool { return r.Error != "" || r.Prune != nil && r.Prune.damaged() })
-	if res.Failed() || unkept {
+	if res.Failed() || unkept || o.FailSuspicious && res.Suspicious() {
 		rep.ExitCode = job.ExitPartial
 	}
 	if !o.DryRun {
@@ -320,6 +331,14 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 			event = "backup_failed"
 		}
 		a.record(event, slog.String("snapshot", s.ID.String()), slog.Int("exit_code", rep.ExitCode))
+	}
+	if res.Suspicious() && !o.DryRun {
+		a.suspicious(s)
+	}
+	for _, u := range res.Unapproved {
+		rep.Unapproved = append(rep.Unapproved, u.ID)
+		a.warn("snapshot %s of %s is suspicious, and older ones are kept; if all is well, 'backup-handler approve %s'",
+			u.ID.Short(), u.Time.Local().Format("2006-01-02 15:04"), u.ID.Short())
 	}
 	if a.quiet && !a.json {
 		for _, d := range rep.Destinations {
@@ -360,6 +379,9 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 		for i := range retained {
 			a.retainedText(w, &retained[i])
 		}
+		for _, why := range s.Suspicions {
+			fmt.Fprintf(w, "  SUSPICIOUS  %s\n", why)
+		}
 		if c.Problems > 0 {
 			fmt.Fprintf(w, "  PROBLEMS  %s, listed above and in the snapshot\n", countText(c.Problems))
 		}
@@ -369,4 +391,17 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 		return err
 	}
 	return outcome(rep.ExitCode)
+}
+
+// suspicious warns of a run that looks as if the source had been damaged.
+func (a *app) suspicious(s *tree.Snapshot) {
+	for _, why := range s.Suspicions {
+		a.warn("SUSPICIOUS: %s", why)
+	}
+	line := "snapshot " + s.ID.Short() + " is tagged " + guard.Tag + ", and older ones are kept. "
+	if s.Parent != nil {
+		line += "See 'backup-handler diff " + s.Parent.Short() + " " + s.ID.Short() + "'; "
+	}
+	a.warn("%sif all is well, 'backup-handler approve %s'", line, s.ID.Short())
+	a.record("suspicious", slog.String("snapshot", s.ID.String()), slog.String("reasons", strings.Join(s.Suspicions, "; ")))
 }

@@ -17,6 +17,7 @@ func (a *app) commands() []*cobra.Command {
 		a.statsCommand(),
 		a.statusCommand(),
 		a.forgetCommand(),
+		a.approveCommand(),
 		a.pruneCommand(),
 		a.copyCommand(),
 		a.repairCommand(),

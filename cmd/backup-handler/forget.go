@@ -39,11 +39,11 @@ The rules are those of the flags or, where none is given, of [RETENTION] in the
 configuration. They apply to the snapshots of each host and set of sources by
 itself; what any of them keeps, stays. Whatever the rules say, these are kept: the
 newest, the newest that is whole, the newest that 'verify --read-data' has found
-right on this machine, those with the tag hold, and those of the future. A negative
-number keeps all.
+right on this machine, those with the tag hold, suspicious ones and what is older
+than these (until 'approve'), and those of the future. A negative number keeps all.
 
-Named snapshots are removed unless they are held or the newest that was verified
-(--force), and never the last one that is whole.
+Named snapshots are removed unless they are held, suspicious or older than one that
+is, or the newest that was verified (--force), and never the last one that is whole.
 
 What only these snapshots needed stays until 'backup-handler prune', or --prune.
 
@@ -66,7 +66,7 @@ Exit codes: 0 done · 1 usage · 2 refused · 3 a repository failed · 130 inter
 	fl.StringVar(&f.within, "keep-within", "", "keep all of this time before the newest, e.g. 1y6m14d12h")
 	fl.StringSliceVar(&f.tags, "keep-tag", nil, "keep those with a tag (repeat)")
 	fl.IntVar(&f.minKeep, "min-keep", 0, "keep the newest N whatever the rules say")
-	fl.BoolVar(&f.force, "force", false, "remove named snapshots although they are held, verified or damaged")
+	fl.BoolVar(&f.force, "force", false, "remove named snapshots although they are held, suspicious, verified or damaged")
 	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "print the decisions; remove nothing")
 	fl.BoolVar(&f.prune, "prune", false, "then prune")
 	f.pruning.register(fl)

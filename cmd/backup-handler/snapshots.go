@@ -11,6 +11,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/guard"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
@@ -30,7 +31,7 @@ func (a *app) snapshotsCommand() *cobra.Command {
 The first of the repositories that can be opened is listed. "Added" is what the
 snapshot brought that was new to the repository, before compression. A mark in
 the column "!" is the number of entries that are not in the snapshot as they were
-in the source; --json tells which.
+in the source; --json tells which. 'help approve' explains the tag suspicious.
 
 Exit codes: 0 listed, also if there are none · 1 usage, or nothing can be read
 130 interrupted`,
@@ -53,6 +54,8 @@ Exit codes: 0 listed, also if there are none · 1 usage, or nothing can be read
 type snapshotJSON struct {
 	ID    repo.ID `json:"id"`
 	Short string  `json:"short_id"`
+	// Approved: it is suspicious, and somebody has approved of it on this machine.
+	Approved bool `json:"approved,omitempty"`
 	*tree.Snapshot
 }
 
@@ -66,16 +69,16 @@ func (a *app) snapshots(ctx context.Context, f *snapshotsFlags) error {
 	}
 	defer d.Close()
 	list := newest(a.filter.Of(d.Snapshots), f.latest)
-	out := make([]snapshotJSON, len(list))
+	out, known := make([]snapshotJSON, len(list)), a.known()
 	for i, s := range list {
-		out[i] = snapshotJSON{s.ID, s.ID.Short(), s}
+		out[i] = snapshotJSON{s.ID, s.ID.Short(), guard.Flagged(s) && known.Approved(s.ID), s}
 	}
 	err = a.print(out, func(w io.Writer) error {
 		if len(list) == 0 {
 			a.note("no snapshots in " + quote(d.Place))
 			return nil
 		}
-		return snapshotTable(w, list)
+		return snapshotTable(w, out)
 	})
 	if err == nil && len(d.Snapshots) == 0 && len(d.Unreadable) > 0 {
 		err = outcome(job.ExitUsage)
@@ -111,7 +114,7 @@ func newest(list []*tree.Snapshot, n int) []*tree.Snapshot {
 	return out
 }
 
-func snapshotTable(w io.Writer, list []*tree.Snapshot) error {
+func snapshotTable(w io.Writer, list []snapshotJSON) error {
 	t := newTable("ID", "TIME", "HOST", "MODE", "FILES", "SIZE", "ADDED", "!", "SOURCES", "TAGS")
 	t.right("FILES", "SIZE", "ADDED", "!")
 	for _, s := range list {
@@ -119,15 +122,21 @@ func snapshotTable(w io.Writer, list []*tree.Snapshot) error {
 		if s.Counts.Problems > 0 {
 			problems = countText(s.Counts.Problems)
 		}
+		tags := quote(strings.Join(s.Tags, ", "))
+		if s.Approved {
+			tags += " (approved)"
+		}
 		t.row(s.ID.Short(), s.Time.Local().Format("2006-01-02 15:04"), quote(s.Host), string(s.Mode), countText(s.Counts.Files),
-			bytesText(s.Counts.Bytes), bytesText(s.Counts.BytesAdded), problems, sourcesText(s), quote(strings.Join(s.Tags, ", ")))
+			bytesText(s.Counts.Bytes), bytesText(s.Counts.BytesAdded), problems, sourcesText(s.Snapshot), tags)
 	}
 	return t.write(w)
 }
 
-func sourcesText(s *tree.Snapshot) string {
-	names := make([]string, len(s.Sources))
-	for i, p := range s.Sources {
+func sourcesText(s *tree.Snapshot) string { return pathsText(s.Sources) }
+
+func pathsText(paths []tree.Path) string {
+	names := make([]string, len(paths))
+	for i, p := range paths {
 		names[i] = quote(string(p))
 	}
 	return strings.Join(names, ", ")

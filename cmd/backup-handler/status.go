@@ -33,8 +33,9 @@ Something is wrong if a destination cannot be opened, holds no snapshot (none of
 this host, where it has those of several others), or lacks the newest one that
 another has; if packs, index or snapshots are missing or damaged, as far as can be
 told without reading them ('backup-handler verify' reads them); if files are missing
-from the newest snapshot; and if the last drill failed, or its report was changed.
-That a repository is not encrypted is said, but is a choice.
+from the newest snapshot; if the last drill failed, or its report was changed; and
+if a snapshot is suspicious and not approved ('help approve'). That a repository is
+not encrypted is said, but is a choice.
 
 Exit codes: 0 all is well · 1 something is wrong, or usage · 130 interrupted`,
 		Example: `  backup-handler status
@@ -99,6 +100,7 @@ type groupStatus struct {
 	Files      int64       `json:"files"`
 	Bytes      int64       `json:"bytes"`
 	Problems   int64       `json:"problems"`
+	Suspicious []repo.ID   `json:"suspicious,omitempty"` // of this group, and not approved
 	snap       *tree.Snapshot
 }
 
@@ -118,7 +120,7 @@ func (a *app) status(ctx context.Context, allHosts bool) error {
 	rep := statusReport{Config: a.cfg.Path(), OK: true, Host: hostName(), AllHosts: allHosts}
 	now := time.Now()
 	for _, l := range locations {
-		s := statusOf(ctx, acc, l, rep.Host, allHosts, reports, now)
+		s := statusOf(ctx, acc, a.known(), l, rep.Host, allHosts, reports, now)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -151,7 +153,7 @@ func (a *app) status(ctx context.Context, allHosts bool) error {
 }
 
 // statusOf looks at one destination.
-func statusOf(ctx context.Context, acc *job.Access, location, host string, allHosts bool, reports job.Reports, now time.Time) destinationStatus {
+func statusOf(ctx context.Context, acc *job.Access, known job.Known, location, host string, allHosts bool, reports job.Reports, now time.Time) destinationStatus {
 	s := destinationStatus{Location: location, Wrong: []string{}, Groups: []groupStatus{}, allHosts: allHosts}
 	wrong := func(format string, args ...any) { s.Wrong = append(s.Wrong, oneLine(fmt.Sprintf(format, args...))) }
 	d, err := acc.OpenDestination(ctx, location)
@@ -221,10 +223,19 @@ func statusOf(ctx context.Context, acc *job.Access, location, host string, allHo
 			s.hint = "a backup makes one; --all-hosts shows those of the others"
 		}
 	}
+	suspicious := make(map[group][]repo.ID)
+	for _, snap := range known.Unapproved(shown) {
+		suspicious[groupOf(snap)] = append(suspicious[groupOf(snap)], snap.ID)
+		if list := suspicious[groupOf(snap)]; len(list) == 1 {
+			wrong("snapshot %s of %s, of %s, is suspicious: %s", snap.ID.Short(), quote(snap.Host), snap.Time.Local().Format("2006-01-02 15:04"), suspicionsText(snap))
+			s.hint = "if all is well, 'backup-handler approve " + snap.ID.Short() + "'; until then older snapshots are kept"
+		}
+	}
 	for _, snap := range newest(shown, 1) {
 		s.Groups = append(s.Groups, groupStatus{
 			Snapshot: snap.ID, Time: snap.Time, AgeSeconds: int64(now.Sub(snap.Time).Seconds()), Host: snap.Host, Sources: snap.Sources,
-			Snapshots: count[groupOf(snap)], Files: snap.Counts.Files, Bytes: snap.Counts.Bytes, Problems: snap.Counts.Problems, snap: snap,
+			Snapshots: count[groupOf(snap)], Files: snap.Counts.Files, Bytes: snap.Counts.Bytes, Problems: snap.Counts.Problems,
+			Suspicious: suspicious[groupOf(snap)], snap: snap,
 		})
 		if slices.ContainsFunc(snap.Problems, func(p tree.Problem) bool { return p.Kind != backup.Metadata }) {
 			wrong("the newest snapshot of %s is not complete: %s problems", quote(snap.Host), countText(snap.Counts.Problems))

@@ -12,7 +12,8 @@
 // that its Dir returns at a time, and those that wait for a large file.
 //
 // source.go: what a source is. backup.go: a run. walk.go: directories. record.go:
-// their records, and the previous ones. read.go: files.
+// their records, and the previous ones. read.go: files. drift.go: how much of them is
+// not as before, for package guard.
 package backup
 
 import (
@@ -95,6 +96,9 @@ type Options struct {
 	// Extra, if set, returns problems that the sources have reported by
 	// themselves, and how many they were.
 	Extra func() ([]tree.Problem, int64)
+	// Judge, if set, may tag the snapshot, before it is committed: it is complete
+	// but for its end.
+	Judge func(*tree.Snapshot)
 	// Now is the clock.
 	Now func() time.Time
 
@@ -139,6 +143,7 @@ type run struct {
 	links  map[tree.LinkKey]*link
 
 	damaged atomic.Bool // a record of the parent could not be read
+	drift   *drift      // nil: there is nothing to compare with, or nothing is read
 
 	problemMu sync.Mutex
 	pages     sync.Pool // *tree.PageWriter
@@ -182,6 +187,9 @@ func Run(ctx context.Context, r *repo.Repository, snap tree.Snapshot, o Options)
 			return nil, err
 		}
 		defer s.w.Abort()
+		if o.Parent != nil {
+			s.drift = &drift{s: s}
+		}
 	}
 	err := s.walkAll()
 	if err != nil {
@@ -197,6 +205,9 @@ func Run(ctx context.Context, r *repo.Repository, snap tree.Snapshot, o Options)
 	st := &s.w.Stats
 	snap.Counts.DataAdded = st.DataAdded.Load()
 	snap.Counts.BytesAdded, snap.Counts.BytesStored, snap.Counts.ChunksAdded = st.BytesAdded.Load(), st.BytesStored.Load(), st.ChunksAdded.Load()
+	if o.Judge != nil {
+		o.Judge(&snap)
+	}
 	snap.End = o.Now()
 	snap.ID = repo.NewID()
 	body, err := tree.EncodeSnapshot(&snap)
@@ -263,6 +274,7 @@ func (s *run) finish() {
 	c.Files, c.Dirs, c.Symlinks, c.Others, c.Bytes = s.files.Load(), s.dirs.Load(), s.symlinks.Load(), s.others.Load(), s.bytes.Load()
 	c.New, c.Changed, c.Unmodified = s.fresh.Load(), s.changed.Load(), s.unmodified.Load()
 	c.BytesRead = s.p.Read.Load()
+	s.snap.Drift = s.drift.sum(c.Changed + c.Unmodified)
 	if s.o.Skipped != nil {
 		c.SkippedByRule = s.o.Skipped()
 	}

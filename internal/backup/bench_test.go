@@ -90,6 +90,33 @@ func BenchmarkRun(b *testing.B) {
 			b.StartTimer()
 		}
 	})
+	// As the first one, but for a parent that had none of the files: each is looked at
+	// for package guard.
+	b.Run("new", func(b *testing.B) {
+		b.SetBytes(total)
+		empty := newSource(b)
+		empty.file("/src/other", []byte("x"))
+		for b.Loop() {
+			b.StopTimer()
+			r := open(b, benchStore(b))
+			o := options(empty.roots("/src"))
+			o.Write = repo.WriterOptions{Compression: repo.Default, Sealers: 2}
+			parent, err := backup.Run(context.Background(), r, tree.Snapshot{Time: time.Now(), Host: "h", Mode: tree.Full}, o)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+			snap := run(b, r, parent)
+			b.StopTimer()
+			if snap.Drift == nil || snap.Drift.Noise != 1 || snap.Counts.New != benchSmall+2 {
+				b.Fatalf("%+v", snap.Drift)
+			}
+			if err := r.Close(); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+	})
 	b.Run("unchanged", func(b *testing.B) {
 		full := benchStore(b)
 		r := open(b, full)

@@ -24,6 +24,7 @@ type fileJob struct {
 	i     int
 	node  *tree.Node // as listed
 	prev  *tree.Node
+	was   *tree.Node // a file that is gone and may have become this one
 }
 
 func (j *fileJob) path() string { return tree.Join(j.d.path, j.node.Name) }
@@ -43,7 +44,7 @@ func (s *run) file(j *fileJob) {
 		return
 	}
 	if s.o.DryRun {
-		s.done(j, j.node)
+		s.done(j, j.node, nil)
 		return
 	}
 	if key, linked := j.node.Link(); linked && !s.first(key, j) {
@@ -93,7 +94,7 @@ func (s *run) sameAs(j *fileJob, n *tree.Node) {
 	}
 	c := *n
 	c.Name = j.node.Name
-	s.done(j, &c)
+	s.done(j, &c, nil)
 }
 
 // stored says whether all that a previous node refers to is in the repository. If
@@ -124,11 +125,11 @@ func (s *run) keep(j *fileJob) {
 	n.Content, n.Indirect, n.SHA256, n.Extents = old.Content, old.Indirect, old.SHA256, old.Extents
 	n.Xattrs, n.InodeFlags = old.Xattrs, old.InodeFlags
 	s.p.Bytes.Add(n.Size)
-	s.done(j, n)
+	s.done(j, n, nil)
 }
 
-// done puts a finished node into its directory.
-func (s *run) done(j *fileJob, n *tree.Node) {
+// done puts a finished node into its directory. p is what it looked like, if it was read.
+func (s *run) done(j *fileJob, n *tree.Node, p *probe) {
 	state := "changed"
 	switch {
 	case j.prev == nil || j.prev.Type != tree.File:
@@ -146,6 +147,7 @@ func (s *run) done(j *fileJob, n *tree.Node) {
 	if s.o.OnStored != nil {
 		s.o.OnStored(j.path(), n)
 	}
+	s.drift.file(j, n, p)
 	s.settle(j.d, j.i, n)
 	s.files.Add(1)
 	s.bytes.Add(n.Size)
@@ -156,6 +158,7 @@ func (s *run) done(j *fileJob, n *tree.Node) {
 
 // drop leaves a file out of the snapshot.
 func (s *run) drop(j *fileJob) {
+	s.drift.drop(j)
 	s.settle(j.d, j.i, nil)
 	j.entry.Close()
 	s.release(j.d)
@@ -167,6 +170,10 @@ func (s *run) reader() {
 	if s.w != nil {
 		batch = s.w.Batch(repo.Data)
 	}
+	var p *probe
+	if s.drift != nil {
+		p = newProbe()
+	}
 	for j := range s.jobs {
 		if s.ctx.Err() != nil {
 			s.finishLinked(j, nil)
@@ -174,7 +181,7 @@ func (s *run) reader() {
 			continue
 		}
 		s.p.current.Store(j)
-		n, err := s.read(batch, j)
+		n, err := s.read(batch, j, p)
 		if err != nil {
 			if s.ctx.Err() == nil && isSourceError(err) {
 				s.problem(j.path(), kindOf(err), errors.Unwrap(err))
@@ -186,7 +193,7 @@ func (s *run) reader() {
 			continue
 		}
 		s.finishLinked(j, n)
-		s.done(j, n)
+		s.done(j, n, p)
 	}
 	s.p.current.Store(nil)
 	if batch != nil {
@@ -227,9 +234,9 @@ func isSourceError(err error) bool {
 
 // read stores the content of a file and returns its node. A file that changes
 // meanwhile is read again, and in the end marked.
-func (s *run) read(batch *repo.Batch, j *fileJob) (*tree.Node, error) {
+func (s *run) read(batch *repo.Batch, j *fileJob, p *probe) (*tree.Node, error) {
 	for attempt := 1; ; attempt++ {
-		n, stable, err := s.readOnce(batch, j)
+		n, stable, err := s.readOnce(batch, j, p)
 		if err != nil {
 			return nil, err
 		}
@@ -251,7 +258,7 @@ func sameContent(n, old *tree.Node) bool {
 	return n.Indirect == old.Indirect && slices.Equal(n.Content, old.Content) && slices.Equal(n.Extents, old.Extents)
 }
 
-func (s *run) readOnce(batch *repo.Batch, j *fileJob) (n *tree.Node, stable bool, err error) {
+func (s *run) readOnce(batch *repo.Batch, j *fileJob, p *probe) (n *tree.Node, stable bool, err error) {
 	f, err := j.entry.Open()
 	if err != nil {
 		return nil, false, sourceError{err}
@@ -263,7 +270,10 @@ func (s *run) readOnce(batch *repo.Batch, j *fileJob) (n *tree.Node, stable bool
 	if s.o.FileSHA256 {
 		whole = sha256.New()
 	}
-	chunks, got, err := s.split(batch, f, whole)
+	if p != nil {
+		p.begin(n)
+	}
+	chunks, got, err := s.split(batch, f, whole, p)
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF) && isSourceError(err):
 		truncate(n, got)
@@ -306,8 +316,8 @@ func truncate(n *tree.Node, got int64) {
 }
 
 // split cuts what f reads into chunks and stores them. got is how many bytes that
-// were.
-func (s *run) split(batch *repo.Batch, f io.Reader, whole hash.Hash) (chunks []tree.Chunk, got int64, err error) {
+// were. whole and p, if set, see them, too.
+func (s *run) split(batch *repo.Batch, f io.Reader, whole hash.Hash, p *probe) (chunks []tree.Chunk, got int64, err error) {
 	splitter := s.r.Splitter()
 	tail, err := batch.Tail()
 	if err != nil {
@@ -316,6 +326,9 @@ func (s *run) split(batch *repo.Batch, f io.Reader, whole hash.Hash) (chunks []t
 	have, scanned := 0, 0 // bytes in tail, of which Cut has seen some
 	for eof := false; !eof; {
 		n, readErr := f.Read(tail[have:min(have+repo.ReadBytes, len(tail))])
+		if p != nil {
+			p.take(tail[have:have+n], got)
+		}
 		have += n
 		got += int64(n)
 		s.p.Bytes.Add(int64(n))

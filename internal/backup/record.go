@@ -255,6 +255,8 @@ type prevDir struct {
 	read    int          // pages read
 	nodes   []*tree.Node // entries of the last of them
 	at      int          // of nodes: not passed yet
+	hit     bool         // next has returned it
+	watch   *watch       // nil: nobody asks what is gone
 	last    string       // name of the last entry read
 }
 
@@ -272,7 +274,7 @@ func (s *run) previous(prev *tree.Node) prevDir {
 func (p *prevDir) next(name string) prevEntry {
 	for {
 		for p.at < len(p.nodes) && p.nodes[p.at].Name < name {
-			p.at++
+			p.pass()
 		}
 		if p.at < len(p.nodes) {
 			break
@@ -283,9 +285,45 @@ func (p *prevDir) next(name string) prevEntry {
 		p.load()
 	}
 	if n := p.nodes[p.at]; n.Name == name {
+		p.hit = true
 		return prevEntry{n, p.read - 1, p.at, len(p.nodes)}
 	}
 	return prevEntry{}
+}
+
+// pass goes on to the next entry.
+func (p *prevDir) pass() {
+	if !p.hit && p.watch != nil {
+		p.watch.lost(p.nodes[p.at])
+	}
+	p.at++
+	p.hit = false
+}
+
+// end tells the watch what is behind the last name that was asked for: all of that is
+// gone.
+func (p *prevDir) end() {
+	if p.watch == nil {
+		return
+	}
+	for {
+		for p.at < len(p.nodes) {
+			p.pass()
+		}
+		if p.read == len(p.content) {
+			break
+		}
+		p.load()
+	}
+	p.watch.settle("")
+}
+
+// was returns the file that may have become the new one of that name; nil: none.
+func (p *prevDir) was(name string) *tree.Node {
+	if p.watch == nil {
+		return nil
+	}
+	return p.watch.was(name)
 }
 
 // load reads the next page.

@@ -18,6 +18,8 @@ type dir struct {
 	parent *dir
 	number int // in parent's record
 	record record
+	// partial says that not all entries could be listed.
+	partial bool
 	// open counts the entries that somebody is working on, and the walk itself.
 	open int32
 }
@@ -51,10 +53,10 @@ func (s *run) release(d *dir) {
 	}
 }
 
-// fileIn hands a file of d on.
-func (s *run) fileIn(d *dir, e Entry, n *tree.Node, old prevEntry) {
+// fileIn hands a file of d on. was is a file that is gone and may have become it.
+func (s *run) fileIn(d *dir, e Entry, n *tree.Node, old prevEntry, was *tree.Node) {
 	atomic.AddInt32(&d.open, 1)
-	s.file(&fileJob{entry: e, d: d, i: d.record.begin(old), prev: old.Node, node: n})
+	s.file(&fileJob{entry: e, d: d, i: d.record.begin(old), prev: old.Node, was: was, node: n})
 }
 
 // walkPlanned walks a directory above the sources.
@@ -87,7 +89,7 @@ func (s *run) walkPlanned(d *dir, p *planned, prev *tree.Node) error {
 		n := child.entry.Node()
 		n.Name = name
 		if n.Type == tree.File {
-			s.fileIn(d, rootEntry{child.entry}, n, old)
+			s.fileIn(d, rootEntry{child.entry}, n, old, nil)
 			continue
 		}
 		if err := child.entry.Complete(n); err != nil {
@@ -191,6 +193,9 @@ func (s *run) walkDir(d *dir, a *ahead, prev *tree.Node) error {
 	defer opened.Close()
 	return s.walkEntries(d, prev, func() ([]Entry, error) {
 		entries, err := next()
+		if err != nil {
+			d.partial = true
+		}
 		if err != nil && s.ctx.Err() == nil {
 			s.problem(d.path, kindOf(err), err)
 		}
@@ -208,6 +213,9 @@ func closeAll(entries []Entry) {
 // none.
 func (s *run) walkEntries(d *dir, prev *tree.Node, next func() ([]Entry, error)) error {
 	before := s.previous(prev)
+	if s.drift != nil {
+		before.watch = &watch{d: s.drift}
+	}
 	s.dirs.Add(1)
 	s.p.Dirs.Add(1)
 	for {
@@ -216,6 +224,9 @@ func (s *run) walkEntries(d *dir, prev *tree.Node, next func() ([]Entry, error))
 			return err
 		}
 		if len(entries) == 0 {
+			if !d.partial {
+				before.end()
+			}
 			return s.ctx.Err()
 		}
 		if err := s.walkBatch(d, entries, &before); err != nil {
@@ -279,6 +290,7 @@ func (s *run) walkSub(d *dir, e Entry, n *tree.Node, a *ahead, before *prevDir) 
 	defer e.Close()
 	<-a.done // an entry is used by one goroutine at a time
 	old := before.next(n.Name)
+	s.drift.replaced(n, old)
 	path := tree.Join(d.path, n.Name)
 	s.complete(path, e, n, old.Node)
 	return s.walkDir(s.newDir(d, path, n, old), a, old.Node)
@@ -287,9 +299,14 @@ func (s *run) walkSub(d *dir, e Entry, n *tree.Node, a *ahead, before *prevDir) 
 // walkEntry deals with an entry that is no directory.
 func (s *run) walkEntry(d *dir, e Entry, n *tree.Node, before *prevDir) error {
 	old := before.next(n.Name)
+	s.drift.replaced(n, old)
 	switch n.Type {
 	case tree.File:
-		s.fileIn(d, e, n, old)
+		var was *tree.Node
+		if old.Node == nil {
+			was = before.was(n.Name)
+		}
+		s.fileIn(d, e, n, old, was)
 		return nil
 	default:
 		defer e.Close()

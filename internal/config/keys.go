@@ -195,6 +195,16 @@ func currentSections() []Section {
 			{Name: "list_files", Type: Int, Default: "100", Max: 100_000,
 				Doc: "How many files, chosen at random, a backup reads once more at its end, for the list of SHA-256s that drills compare with; at most 256 MiB of them, 0 for none."},
 		}},
+		{Name: "GUARD", Doc: "What makes a run suspicious, compared with the snapshot before it and with what is usual for its sources: somebody may have encrypted or deleted them. Its snapshot is tagged suspicious, and what is older is kept until 'backup-handler approve'. Shares are of the files of the snapshot before; 0 asks for nothing.", Keys: []Key{
+			{Name: "enabled", Type: Bool, Default: "True", Doc: "Judge each run; what it finds is recorded in any case."},
+			{Name: "fail", Type: Bool, Default: "False", Doc: "End a suspicious run with exit code 3, as one that has failed; its snapshot is made all the same."},
+			{Name: "max_scrambled_percent", Type: Float, Default: "2",
+				Doc: "Files that were readable and are noise without a known header now, over the last 14 days; three times as many where the noise is in new files of other names."},
+			{Name: "max_changed_percent", Type: Float, Default: "80", Doc: "Files that hold other content; at least 100, and three times what is usual, as for the next two."},
+			{Name: "max_deleted_percent", Type: Float, Default: "50", Doc: "Files that are gone and under no other name."},
+			{Name: "max_renamed_percent", Type: Float, Default: "20", Doc: "Files whose name became longer and that are the same or noise, as report.doc.locked."},
+			{Name: "min_files", Type: Int, Default: "10", Floor: 1, Doc: "Scrambled files that it takes at least."},
+		}},
 		{Name: "LIMITS", Doc: "How much of a busy machine the program may take; --limit-cpu, --limit-upload, --limit-download and --io-idle go before these keys, and 'backup-handler help limits' says more.", Keys: []Key{
 			{Name: "cpu", Type: CPUs, Default: "0", Example: "50%",
 				Doc: "Processors to use at most: a number such as 0.5 or 2, or a share of the machine's such as 50%; 0 for no limit."},

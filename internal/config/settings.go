@@ -111,6 +111,29 @@ func (c *Config) Repository() (Repository, error) {
 	}, r.err
 }
 
+// Guard says what makes a run suspicious. Shares are in per cent; 0 asks for nothing.
+type Guard struct {
+	Enabled bool
+	Fail    bool
+
+	MaxScrambled, MaxChanged, MaxDeleted, MaxRenamed float64
+	MinFiles                                         int64
+}
+
+// Guard returns the section [GUARD].
+func (c *Config) Guard() (Guard, error) {
+	var r reader
+	return Guard{
+		Enabled:      get(&r, c.Value("GUARD", "enabled"), Value.Bool),
+		Fail:         get(&r, c.Value("GUARD", "fail"), Value.Bool),
+		MaxScrambled: get(&r, c.Value("GUARD", "max_scrambled_percent"), Value.Float),
+		MaxChanged:   get(&r, c.Value("GUARD", "max_changed_percent"), Value.Float),
+		MaxDeleted:   get(&r, c.Value("GUARD", "max_deleted_percent"), Value.Float),
+		MaxRenamed:   get(&r, c.Value("GUARD", "max_renamed_percent"), Value.Float),
+		MinFiles:     get(&r, c.Value("GUARD", "min_files"), Value.Int),
+	}, r.err
+}
+
 // Limits say how much of the machine the program may take; 0 is no limit.
 type Limits struct {
 	CPU      Processors

@@ -20,6 +20,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
 	"github.com/SP1R4/BackupHandler/v3/internal/files"
+	"github.com/SP1R4/BackupHandler/v3/internal/guard"
 	"github.com/SP1R4/BackupHandler/v3/internal/keyring"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
@@ -42,6 +43,11 @@ type BackupOptions struct {
 	Readers      int
 	Sealers      int
 	Compression  repo.Compression
+
+	// Guard says what makes a run suspicious; nil: nothing does.
+	Guard *guard.Limits
+	// FailSuspicious makes a suspicious run one that has failed.
+	FailSuspicious bool
 
 	// MaxDuration is how long the run may take; 0: as long as it likes.
 	MaxDuration time.Duration
@@ -71,6 +77,8 @@ type BackupResult struct {
 	Snapshot     *tree.Snapshot // nil: none was made
 	Destinations []*Destination
 	Notes        []string
+	// Unapproved are suspicious snapshots of the same sources before this one.
+	Unapproved []*tree.Snapshot
 }
 
 // Failed says whether something that should be in every destination is not.
@@ -193,6 +201,7 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 		}
 		if err == nil {
 			if !o.DryRun {
+				res.Unapproved = slices.DeleteFunc(o.Known.Unapproved(first.Snapshots), func(s *tree.Snapshot) bool { return !same(s) })
 				first.Snapshots = append(first.Snapshots, res.Snapshot)
 			}
 			break
@@ -399,6 +408,9 @@ func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note func(s
 	if o.ListFiles > 0 && o.Lists.Dir != "" && !o.DryRun {
 		o.chosen = newSampler(o.ListFiles)
 		opts.OnStored = o.chosen.add
+	}
+	if o.Guard != nil {
+		opts.Judge = func(s *tree.Snapshot) { judge(d.Snapshots, s, *o.Guard, o.Known) }
 	}
 	if opts.Parent == nil {
 		opts.ReadAll = true

@@ -33,8 +33,8 @@ type ForgetOptions struct {
 	// Sources, if set, are all sources of the snapshots that Policy decides about.
 	Sources []tree.Path
 	Policy  retention.Policy
-	// Force forgets named snapshots although they are held, the newest that was
-	// verified, or damaged.
+	// Force forgets named snapshots although they are held, suspicious, the newest
+	// that was verified, or damaged.
 	Force  bool
 	DryRun bool
 	Host   string // this one, for Filter.Resolve
@@ -61,14 +61,15 @@ func (d *Destination) Forget(ctx context.Context, o ForgetOptions) (*Forgetting,
 	if err != nil {
 		return nil, Fail(ExitRefused, err, "nothing was forgotten; remove that file, and verify again")
 	}
+	facts := retention.Facts{Verified: verified, Approved: o.Known.Approved}
 	f := new(Forgetting)
 	if len(o.Names) == 0 {
 		chosen := o.Filter.Of(d.Snapshots)
 		if o.Sources != nil {
 			chosen = slices.DeleteFunc(chosen, func(s *tree.Snapshot) bool { return !slices.Equal(s.Sources, o.Sources) })
 		}
-		f.Groups = retention.Decide(o.Policy, chosen, verified, o.Now)
-	} else if err := f.name(d, &o, verified); err != nil {
+		f.Groups = retention.Decide(o.Policy, chosen, facts, o.Now)
+	} else if err := f.name(d, &o, facts); err != nil {
 		return nil, err
 	}
 	going := slices.Clone(f.Damaged)
@@ -97,7 +98,7 @@ func (d *Destination) Forget(ctx context.Context, o ForgetOptions) (*Forgetting,
 }
 
 // name decides about named snapshots.
-func (f *Forgetting) name(d *Destination, o *ForgetOptions, verified func(repo.ID) bool) error {
+func (f *Forgetting) name(d *Destination, o *ForgetOptions, facts retention.Facts) error {
 	wanted := make(map[repo.ID]bool)
 	for _, name := range o.Names {
 		if id, ok := damaged(d, name); ok {
@@ -114,7 +115,7 @@ func (f *Forgetting) name(d *Destination, o *ForgetOptions, verified func(repo.I
 		}
 		wanted[s.ID] = true
 	}
-	f.Groups = retention.Remove(d.Snapshots, func(s *tree.Snapshot) bool { return wanted[s.ID] }, verified, o.Force)
+	f.Groups = retention.Remove(d.Snapshots, func(s *tree.Snapshot) bool { return wanted[s.ID] }, facts, o.Force)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/guard"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -129,14 +130,30 @@ func Whole(s *tree.Snapshot) bool {
 	return !slices.ContainsFunc(s.Problems, func(p tree.Problem) bool { return p.Kind != "metadata" })
 }
 
-// Decide applies a policy. verified says of which snapshots every byte is known to have
-// been read; nil: of none. The groups are in the order of hosts and sources.
-func Decide(p Policy, snapshots []*tree.Snapshot, verified func(repo.ID) bool, now time.Time) []Group {
+// Facts are what is known of snapshots beside what is in them; nil: nothing.
+type Facts struct {
+	// Verified says whether every byte that a snapshot needs is known to have been
+	// read.
+	Verified func(repo.ID) bool
+	// Approved says whether somebody has approved of a suspicious snapshot.
+	Approved func(repo.ID) bool
+}
+
+func (f *Facts) fill() {
+	none := func(repo.ID) bool { return false }
+	if f.Verified == nil {
+		f.Verified = none
+	}
+	if f.Approved == nil {
+		f.Approved = none
+	}
+}
+
+// Decide applies a policy. The groups are in the order of hosts and sources.
+func Decide(p Policy, snapshots []*tree.Snapshot, facts Facts, now time.Time) []Group {
+	facts.fill()
 	if p.Location == nil {
 		p.Location = time.Local
-	}
-	if verified == nil {
-		verified = func(repo.ID) bool { return false }
 	}
 	byKey := map[string]*Group{}
 	for _, s := range snapshots {
@@ -153,7 +170,7 @@ func Decide(p Policy, snapshots []*tree.Snapshot, verified func(repo.ID) bool, n
 		slices.SortFunc(g.Decisions, func(a, b Decision) int {
 			return cmp.Or(b.Snapshot.Time.Compare(a.Snapshot.Time), slices.Compare(a.Snapshot.ID[:], b.Snapshot.ID[:]))
 		})
-		g.decide(&p, verified, now)
+		g.decide(&p, &facts, now)
 		groups = append(groups, *g)
 	}
 	slices.SortFunc(groups, func(a, b Group) int {
@@ -172,7 +189,7 @@ func groupKey(s *tree.Snapshot) string {
 	return b.String()
 }
 
-func (g *Group) decide(p *Policy, verified func(repo.ID) bool, now time.Time) {
+func (g *Group) decide(p *Policy, facts *Facts, now time.Time) {
 	keep := func(d *Decision, reason string) {
 		d.Keep = true
 		d.Reasons = append(d.Reasons, reason)
@@ -203,7 +220,10 @@ func (g *Group) decide(p *Policy, verified func(repo.ID) bool, now time.Time) {
 			}
 		}
 	}
-	g.keepNewest(past, p, verified, keep)
+	for i, why := range g.held(facts) {
+		keep(&g.Decisions[i], why)
+	}
+	g.keepNewest(past, p, facts.Verified, keep)
 	g.keepRecent(past, p, keep)
 	for _, r := range p.periods() {
 		keepPeriods(past, r, p.Location, keep)
@@ -215,23 +235,44 @@ func (g *Group) decide(p *Policy, verified func(repo.ID) bool, now time.Time) {
 	}
 }
 
+// held says of which decisions nothing goes, and why: a suspicious snapshot, and all that
+// is older, for that may be what has to be restored. Otherwise the rules would, run by
+// run, replace the last good snapshots by bad ones.
+func (g *Group) held(facts *Facts) map[int]string {
+	held := make(map[int]string)
+	var by *tree.Snapshot
+	for i := range g.Decisions {
+		s := g.Decisions[i].Snapshot
+		if by != nil {
+			held[i] = "held: snapshot " + by.ID.Short() + " is suspicious"
+		}
+		if guard.Flagged(s) && !facts.Approved(s.ID) {
+			by = s
+			held[i] = guard.Tag
+		}
+	}
+	return held
+}
+
 // Remove decides about snapshots that somebody wants removed. It keeps those that are
-// held, the newest that was verified, and in any case the newest that is whole of those
+// held or suspicious, the newest that was verified, and in any case the newest that is whole of those
 // that would be left without one; force gives up all but the last. The groups are those
 // that have a wanted snapshot.
-func Remove(snapshots []*tree.Snapshot, wanted func(*tree.Snapshot) bool, verified func(repo.ID) bool, force bool) []Group {
-	groups := Decide(Policy{}, snapshots, verified, time.Time{})
+func Remove(snapshots []*tree.Snapshot, wanted func(*tree.Snapshot) bool, facts Facts, force bool) []Group {
+	facts.fill()
+	groups := Decide(Policy{}, snapshots, facts, time.Time{})
 	for i := range groups {
-		groups[i].remove(wanted, verified, force)
+		groups[i].remove(wanted, &facts, force)
 	}
 	return slices.DeleteFunc(groups, func(g Group) bool {
 		return !slices.ContainsFunc(g.Decisions, func(d Decision) bool { return wanted(d.Snapshot) })
 	})
 }
 
-func (g *Group) remove(wanted func(*tree.Snapshot) bool, verified func(repo.ID) bool, force bool) {
+func (g *Group) remove(wanted func(*tree.Snapshot) bool, facts *Facts, force bool) {
 	ds := g.Decisions
-	newest := slices.IndexFunc(ds, func(d Decision) bool { return verified(d.Snapshot.ID) })
+	newest := slices.IndexFunc(ds, func(d Decision) bool { return facts.Verified(d.Snapshot.ID) })
+	held := g.held(facts)
 	for i := range ds {
 		d := &ds[i]
 		d.Keep, d.Reasons = true, []string{"not named"}
@@ -239,6 +280,8 @@ func (g *Group) remove(wanted func(*tree.Snapshot) bool, verified func(repo.ID) 
 		case !wanted(d.Snapshot):
 		case slices.Contains(d.Snapshot.Tags, Hold) && !force:
 			d.Reasons = []string{"tag " + Hold}
+		case held[i] != "" && !force:
+			d.Reasons = []string{held[i]}
 		case i == newest && !force:
 			d.Reasons = []string{"newest that was verified"}
 		default:

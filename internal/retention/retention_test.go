@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/guard"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -38,7 +39,7 @@ func every(step time.Duration, n int, end time.Time) (all []*tree.Snapshot) {
 func decide(t *testing.T, p Policy, all []*tree.Snapshot) Group {
 	t.Helper()
 	p.Location = time.UTC
-	groups := Decide(p, all, nil, now)
+	groups := Decide(p, all, Facts{}, now)
 	if len(groups) != 1 || len(groups[0].Decisions) != len(all) {
 		t.Fatalf("%d groups", len(groups))
 	}
@@ -119,7 +120,7 @@ func TestAgeIsCountedFromTheNewest(t *testing.T) {
 func TestVerified(t *testing.T) {
 	all := every(day, 5, now)
 	p := Policy{Last: 1, Location: time.UTC}
-	g := Decide(p, all, func(id repo.ID) bool { return id == all[2].ID || id == all[4].ID }, now)[0]
+	g := Decide(p, all, Facts{Verified: func(id repo.ID) bool { return id == all[2].ID || id == all[4].ID }}, now)[0]
 	if got := kept(g); !slices.Equal(got, []int{0, 2}) {
 		t.Errorf("kept %v, want the newest and the newest that was verified", got)
 	}
@@ -158,7 +159,7 @@ func TestClocks(t *testing.T) {
 		}
 		change := time.Date(2026, 10, 25, 0, 30, 0, 0, time.UTC) // 2:30, and an hour later 2:30
 		all := []*tree.Snapshot{at(0, change.Add(time.Hour)), at(1, change)}
-		if got := kept(Decide(Policy{Hourly: 2, Location: berlin}, all, nil, now)[0]); !slices.Equal(got, []int{0, 1}) {
+		if got := kept(Decide(Policy{Hourly: 2, Location: berlin}, all, Facts{}, now)[0]); !slices.Equal(got, []int{0, 1}) {
 			t.Errorf("kept %v", got)
 		}
 	})
@@ -175,7 +176,7 @@ func TestGroups(t *testing.T) {
 		s.ID[3], s.Sources = byte(i+1), []tree.Path{"/home", "/srv"}
 		all = append(all, s)
 	}
-	groups := Decide(Policy{Last: 1}, all, nil, now)
+	groups := Decide(Policy{Last: 1}, all, Facts{}, now)
 	if len(groups) != 3 || groups[0].Host != "web1" || len(groups[0].Sources) != 1 || len(groups[1].Sources) != 2 || groups[2].Host != "web2" {
 		t.Fatalf("%+v", groups)
 	}
@@ -198,6 +199,42 @@ func TestWhole(t *testing.T) {
 	}
 }
 
+// A suspicious snapshot and all that is older stay until somebody approves of it; other
+// sources go on.
+func TestSuspicious(t *testing.T) {
+	all := every(day, 6, now)
+	all[2].Tags = []string{guard.Tag}
+	other := at(100, now.Add(-9*day))
+	other.Sources = []tree.Path{"/srv"}
+	older := at(101, now.Add(-10*day))
+	older.Sources = other.Sources
+	facts := Facts{}
+	groups := Decide(Policy{Last: 1, Location: time.UTC}, append(all, other, older), facts, now)
+	if got := kept(groups[0]); !slices.Equal(got, []int{0, 2, 3, 4, 5}) {
+		t.Errorf("kept %v", got)
+	}
+	if got := groups[0].Decisions[4].Reasons; !slices.Equal(got, []string{"held: snapshot " + all[2].ID.Short() + " is suspicious"}) {
+		t.Errorf("%q", got)
+	}
+	if got := kept(groups[1]); !slices.Equal(got, []int{100}) {
+		t.Errorf("of other sources, kept %v", got)
+	}
+	wanted := func(s *tree.Snapshot) bool { return s != all[0] }
+	if got := kept(Remove(all, wanted, facts, false)[0]); !slices.Equal(got, []int{0, 2, 3, 4, 5}) {
+		t.Errorf("named: kept %v", got)
+	}
+	if got := kept(Remove(all, wanted, facts, true)[0]); !slices.Equal(got, []int{0}) {
+		t.Errorf("named, with force: kept %v", got)
+	}
+	facts.Approved = func(id repo.ID) bool { return id == all[2].ID }
+	if got := kept(Decide(Policy{Last: 1, Location: time.UTC}, all, facts, now)[0]); !slices.Equal(got, []int{0}) {
+		t.Errorf("approved: kept %v", got)
+	}
+	if got := kept(Remove(all, wanted, facts, false)[0]); !slices.Equal(got, []int{0}) {
+		t.Errorf("approved and named: kept %v", got)
+	}
+}
+
 // TestHistories checks on random histories and policies what must hold whatever they
 // are.
 func TestHistories(t *testing.T) {
@@ -213,6 +250,9 @@ func TestHistories(t *testing.T) {
 			if rng.IntN(10) == 0 {
 				s.Tags = []string{Hold}
 			}
+			if rng.IntN(40) == 0 {
+				s.Tags = append(s.Tags, guard.Tag)
+			}
 			all = append(all, s)
 			when = when.Add(-time.Duration(rng.ExpFloat64() * float64([]time.Duration{time.Hour, day, 40 * day}[rng.IntN(3)])))
 		}
@@ -224,7 +264,13 @@ func TestHistories(t *testing.T) {
 		}
 		verifiedID := all[rng.IntN(len(all))].ID
 		verified := func(id repo.ID) bool { return id == verifiedID }
-		g := Decide(p, all, verified, now)[0]
+		g := Decide(p, all, Facts{Verified: verified}, now)[0]
+		suspicious := false
+		for _, d := range g.Decisions {
+			if suspicious = suspicious || guard.Flagged(d.Snapshot); suspicious && !d.Keep {
+				t.Fatalf("seed %d: %v is forgotten, though a suspicious one is not older", seed, d.Snapshot.Time)
+			}
+		}
 
 		var past []Decision
 		for _, d := range g.Decisions {
@@ -250,7 +296,7 @@ func TestHistories(t *testing.T) {
 		if !p.IsZero() {
 			more := p
 			more.Weekly, more.Tags = Forever, append(more.Tags, "x")
-			for i, d := range Decide(more, all, verified, now)[0].Decisions {
+			for i, d := range Decide(more, all, Facts{Verified: verified}, now)[0].Decisions {
 				if g.Decisions[i].Keep && !d.Keep {
 					t.Fatalf("seed %d: another rule forgets %v", seed, d.Snapshot.Time)
 				}
@@ -263,7 +309,7 @@ func TestHistories(t *testing.T) {
 				left = append(left, d.Snapshot)
 			}
 		}
-		for _, d := range Decide(p, left, verified, now)[0].Decisions {
+		for _, d := range Decide(p, left, Facts{Verified: verified}, now)[0].Decisions {
 			if !d.Keep {
 				t.Fatalf("seed %d: a second run forgets %v too: %+v", seed, d.Snapshot.Time, p)
 			}

@@ -70,6 +70,19 @@ type Counts struct {
 	Problems      int64 `json:"problems"`     // entries of Snapshot.Problems
 }
 
+// Drift is how the files of a source differ from those of the parent. Where very many
+// are gone, Deleted and Renamed are estimates.
+type Drift struct {
+	Files     int64 `json:"files"`     // of the parent: those found again, and those gone
+	Rewritten int64 `json:"rewritten"` // found again, with other content
+	Deleted   int64 `json:"deleted"`   // gone, and under no other name
+	Renamed   int64 `json:"renamed"`   // gone, and there under another name
+	Extended  int64 `json:"extended"`  // the part of Renamed whose name only became longer
+	Scrambled int64 `json:"scrambled"` // were readable, and are noise without a known header, under the old name or a longer one
+	Noise     int64 `json:"noise"`     // new files that are noise without a known header
+	Replaced  int64 `json:"replaced"`  // the part of Deleted that was readable, but no more than Noise
+}
+
 // A Problem is something that is not in the snapshot as it was in the source.
 type Problem struct {
 	Path Path   `json:"path"`
@@ -102,8 +115,11 @@ type Snapshot struct {
 	Users  map[uint32]string `json:"users,omitempty"`
 	Groups map[uint32]string `json:"groups,omitempty"`
 
-	Counts   Counts    `json:"counts"`
-	Problems []Problem `json:"problem_list,omitempty"`
+	Counts Counts `json:"counts"`
+	Drift  *Drift `json:"drift,omitempty"` // nil: there was no parent, or the program did not tell yet
+	// Suspicions are the reasons, in plain words, for which it is tagged suspicious.
+	Suspicions []string  `json:"suspicions,omitempty"`
+	Problems   []Problem `json:"problem_list,omitempty"`
 	// Lacks says what the source's platform could not give at all.
 	Lacks []string `json:"lacks,omitempty"`
 }
