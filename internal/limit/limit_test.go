@@ -185,3 +185,16 @@ func BenchmarkPace(b *testing.B) {
 		})
 	}
 }
+
+// Waking up costs processor time, too: it does not use up what the sleep has earned.
+func TestWakingIsPaid(t *testing.T) {
+	var used time.Duration
+	p := Pacer{used: func() time.Duration { used += 150 * time.Microsecond; return used }}
+	p.start(MinProcessors)
+	p.credit = -2 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := p.pace(ctx); err != nil {
+		t.Error("never again within its share:", err)
+	}
+}
