@@ -68,6 +68,8 @@ type destinationStatus struct {
 	FreeBytes  *int64   `json:"free_bytes,omitempty"` // absent: not known
 	Snapshots  int      `json:"snapshots"`
 	Unreadable int      `json:"unreadable_snapshots"`
+	// WriteOnly: the key lists no snapshots, so there is nothing more to judge.
+	WriteOnly bool `json:"write_only,omitempty"`
 
 	Index     *repo.IndexReport `json:"index,omitempty"`
 	Groups    []groupStatus     `json:"newest"`
@@ -183,6 +185,13 @@ func statusOf(ctx context.Context, acc *job.Access, known job.Known, location, h
 	} else if l := s.LastDrill; l != nil && !l.Passed {
 		wrong("the last drill, %s ago, failed: %s", ageText(time.Duration(l.AgeSeconds)*time.Second), strings.Join(l.Reasons, "; "))
 		s.hint = "'backup-handler drill report' says more"
+	}
+	if s.WriteOnly = d.Repo.WriteOnly(); s.WriteOnly {
+		if d.Index, err = d.Repo.LoadIndex(ctx); err != nil {
+			wrong("%v", err)
+		}
+		s.Index = &d.Index
+		return s
 	}
 	if err := d.Load(ctx); err != nil {
 		wrong("%v", err)
@@ -322,7 +331,11 @@ func statusText(w io.Writer, d *destinationStatus) error {
 		if d.FreeBytes != nil {
 			fmt.Fprintf(w, ", %s free", bytesText(*d.FreeBytes))
 		}
-		fmt.Fprintf(w, "\n  snapshots   %s\n", countText(int64(d.Snapshots)))
+		snapshots := countText(int64(d.Snapshots))
+		if d.WriteOnly {
+			snapshots = "not to be seen with a write-only key: 'status' on a host with another one judges them"
+		}
+		fmt.Fprintf(w, "\n  snapshots   %s\n", snapshots)
 	}
 	if l := d.LastDrill; l != nil && l.Passed {
 		fmt.Fprintf(w, "  drill       passed %s ago: %s files of %s\n", ageText(time.Duration(l.AgeSeconds)*time.Second), countText(l.Files), l.Snapshot.Short())

@@ -121,12 +121,13 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	return s.Backend.Delete(ctx, name)
 }
 
-// Free implements [storage.Spacer], where the store below does.
+// Free implements [storage.Spacer], where the store below does: else it is
+// [errors.ErrUnsupported].
 func (s *Store) Free(ctx context.Context) (int64, error) {
 	if sp, ok := s.Backend.(storage.Spacer); ok {
 		return sp.Free(ctx)
 	}
-	return 0, storage.ErrUnsupported
+	return 0, errors.ErrUnsupported
 }
 
 // Protect makes the repair data of an object that has none. The caller has seen that
