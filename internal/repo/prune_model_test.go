@@ -2,6 +2,7 @@ package repo
 
 import (
 	"math/bits"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -407,5 +408,60 @@ func TestPruneModel(t *testing.T) {
 			t.Fatalf("%+v: lost after %s", c, c.history(modelSound, lost))
 		}
 		t.Logf("%+v: %d states", c, states)
+	}
+}
+
+// walk goes a random way of at most so many steps, and returns the state in which
+// something is lost; nil: none.
+func (c modelCase) walk(rnd *rand.Rand, flaw modelFlaw, steps int) *modelState {
+	s := modelStart(c.copies)
+	for range steps {
+		switch what := rnd.IntN(c.writers + c.pruners + 1); {
+		case what < c.writers:
+			s.write(what, flaw)
+		case what < c.writers+c.pruners:
+			if next := s.prune(what-c.writers, flaw); len(next) > 0 {
+				s = next[rnd.IntN(len(next))]
+			}
+		case rnd.IntN(8) == 0: // forget
+			s.snapshots &^= modelOne(rnd.IntN(len(modelNeeds)))
+		default:
+			s.tick()
+		}
+		if s.needed()&^s.have(s.packs) != 0 {
+			return &s
+		}
+	}
+	return nil
+}
+
+// Two writers and two pruners have too many interleavings to go through them all: this
+// takes some at random, and finds what each rule is there for that way, too.
+func TestPruneModelWalks(t *testing.T) {
+	const steps = 150
+	walks := 300_000
+	switch {
+	case os.Getenv(modelEnv) != "":
+		walks *= 50
+	case testing.Short():
+		walks /= 10
+	}
+	c := modelCase{2, 2, 2}
+	for _, flaw := range []modelFlaw{flawNoCheck, flawLate, flawRelies, flawNoGrace, flawNoMove, flawOrder, flawListFirst, modelSound} {
+		rnd := rand.New(rand.NewPCG(1, 2))
+		lost := 0
+		for range walks {
+			if c.walk(rnd, flaw, steps) != nil {
+				if lost++; lost == 10 {
+					break
+				}
+			}
+		}
+		if flaw != modelSound && lost < 10 {
+			t.Errorf("%s: %d of %d ways lose something", flaw, lost, walks)
+		}
+		if flaw == modelSound && lost > 0 {
+			t.Errorf("%d of %d ways lose something", lost, walks)
+		}
 	}
 }
