@@ -183,8 +183,11 @@ func (e *entry) Dir(ctx context.Context) (backup.Dir, error) {
 	if e.n.openErr != nil {
 		return nil, e.n.openErr
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	e.s.live.Add(1)
-	return &openDir{e: e}, ctx.Err()
+	return &openDir{e: e}, nil
 }
 
 type openDir struct {
