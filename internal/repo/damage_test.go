@@ -430,3 +430,22 @@ func TestCheckSelect(t *testing.T) {
 	_, err = r.CheckData(ctx, CheckOptions{})
 	wantIs(t, err, context.Canceled)
 }
+
+// Repair data is asked for where something is damaged, not where the store fails: whoever
+// waits for a server waits once.
+func TestOpenAsksOnce(t *testing.T) {
+	m := newStore(t)
+	var asked []string
+	failing := storagetest.NewFault(m, func(op storagetest.Op, _ int) storagetest.Outcome {
+		asked = append(asked, op.Name)
+		if op.Name == configName {
+			return storagetest.Fail
+		}
+		return storagetest.Pass
+	}, storagetest.Get)
+	_, _, err := tryOpen(t.Context(), failing, "")
+	wantIs(t, err, storagetest.ErrFault)
+	if slices.ContainsFunc(asked, func(name string) bool { return strings.HasPrefix(name, "parity") }) {
+		t.Errorf("asked for %q", asked)
+	}
+}

@@ -317,8 +317,11 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 	if err == nil || ctx.Err() != nil {
 		return r, err
 	}
-	if r, ok := openMended(ctx, b, o); ok {
-		return r, nil
+	// A store that does not answer is not asked, and waited for, once more.
+	if errors.Is(err, ErrNoRepository) || errors.Is(err, ErrCorrupt) || errors.Is(err, seal.ErrCorrupt) || errors.Is(err, seal.ErrWrongKey) {
+		if r, ok := openMended(ctx, b, o); ok {
+			return r, nil
+		}
 	}
 	return nil, err
 }
@@ -451,7 +454,7 @@ func (r *Repository) Encrypted(ctx context.Context) (bool, error) {
 // slots reads all key slots; where none decodes, as their repair data has them.
 func (r *Repository) slots(ctx context.Context) ([]seal.Slot, []ID, error) {
 	slots, ids, err := readSlots(ctx, r.backend)
-	if err != nil && r.view != nil && ctx.Err() == nil {
+	if errors.Is(err, ErrCorrupt) && r.view != nil {
 		if slots, ids, verr := readSlots(ctx, r.view); verr == nil {
 			return slots, ids, nil
 		}
@@ -495,6 +498,9 @@ func readSlots(ctx context.Context, b storage.Backend) ([]seal.Slot, []ID, error
 		}
 		s, err := seal.DecodeSlot(all[i])
 		if err != nil {
+			if _, newer := errors.AsType[*seal.NewerVersionError](err); !newer {
+				err = fmt.Errorf("%w: %w", ErrCorrupt, err)
+			}
 			first = errors.Join(first, fmt.Errorf("key slot %s: %w", id.Short(), err))
 			continue
 		}
