@@ -320,3 +320,38 @@ func noise(seed uint64, n int) string {
 	rnd.Read(b)
 	return string(b)
 }
+
+// What no snapshot needs is no reason to call a repository damaged for ever.
+func TestRepairUnneeded(t *testing.T) {
+	b := newBench(t)
+	a := access(t, unset, AccessOptions{KeyFile: keyFile(t, "m")})
+	write(t, filepath.Join(b.src, "once"), noise(1, 100_000))
+	first := b.run(a, "a").Snapshot.ID
+	if err := os.Remove(filepath.Join(b.src, "once")); err != nil {
+		t.Fatal(err)
+	}
+	// Nothing of the first is relied upon.
+	d := b.loaded(a, "a")
+	if err := d.Repo.Forget(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	each(t, b.place("a"), "packs", halved)
+	b.run(a, "a")
+	d = b.loaded(a, "a")
+	res, err := Repair(t.Context(), d, nil, RepairOptions{Workers: 2})
+	if err != nil || !res.Whole() || res.Before.OK() {
+		t.Fatalf("%v %+v", err, res)
+	}
+	d.Close()
+	d = b.loaded(a, "a")
+	if _, err := d.Prune(t.Context(), repo.PruneOptions{Grace: repo.DefaultGrace, Alone: true, MaxRepack: -1, Workers: 2}, Known{Dir: t.TempDir()}); err != nil {
+		t.Fatal(err)
+	}
+	d.Close()
+	d = b.loaded(a, "a")
+	rep, err := verify.Run(t.Context(), d.Repo, verify.Options{ReadData: true, Workers: 2})
+	if err != nil || !rep.OK() {
+		t.Errorf("%v %+v", err, rep)
+	}
+}

@@ -39,8 +39,8 @@ type RepairResult struct {
 	// BySource is Chunks by where they came from: "repair data", the other repository's
 	// name, "files of this host". Dry, it is nil.
 	BySource map[string]int64
-	// Healed objects have the bytes again that they had; Exchanged are snapshots whose
-	// damaged objects were replaced by those of the other repository.
+	// Objects have the bytes again that they had, from their repair data; Exchanged are
+	// snapshots whose damaged objects were replaced by those of the other repository.
 	Objects   []repo.DamagedObject
 	Exchanged []repo.ID
 	// Failed are damaged snapshots that could not be replaced.
@@ -111,8 +111,8 @@ type repairer struct {
 // Repair heals a repository: everything is read; chunks that a snapshot needs and that
 // cannot be read are stored again, from its repair data, from another repository, which
 // is loaded (from, nil for none), and from the files that they were read from;
-// config, key slots and snapshots are put right; everything is read again. Damaged packs
-// are condemned, nothing else is deleted or changed.
+// config, key slots, write sessions and snapshots are put right; everything is read
+// again. Damaged packs are condemned; nothing else is deleted or changed.
 //
 // Neither may keep metadata on this machine (repo.Options.CacheBytes): what is read
 // has to come from where it is. The error is a *Failure; ExitPartial if something
@@ -143,6 +143,9 @@ func Repair(ctx context.Context, d, from *Destination, o RepairOptions) (*Repair
 	if p.res.Before.Whole() && !d.Repo.Distrusts() && (o.DryRun || p.res.Before.Index.Adopted == 0) {
 		if o.DryRun {
 			return p.res, nil
+		}
+		if err := p.condemn(ctx, p.res.Whole()); err != nil {
+			return p.res, err
 		}
 		return p.res, p.protect(ctx)
 	}
@@ -200,7 +203,7 @@ func (p *repairer) healObjects(ctx context.Context) error {
 
 // protect makes the repair data that is missing, where the configuration asks for it.
 func (p *repairer) protect(ctx context.Context) error {
-	n, err := p.d.Repo.Protect(ctx, repo.ProtectOptions{})
+	n, err := p.d.Repo.Protect(ctx)
 	p.res.Protected = n
 	return Fail(ExitPartial, named(p.d.Location, err), "run it again")
 }

@@ -321,18 +321,10 @@ func (r *Repository) checkParity(ctx context.Context, pack ID, size int64) error
 	return nil
 }
 
-// ProtectOptions say what Protect does.
-type ProtectOptions struct {
-	// Select says whether a pack is to be protected; nil: every one. Packs with blocks
-	// that this process has found damaged never are.
-	Select   func(id ID) bool
-	Progress func(done, total int)
-}
-
-// Protect makes the repair data of objects that have none, where Options.Parity asks for
-// it, and returns their number. Whoever calls it has just read the packs, so that what
-// is damaged is not protected.
-func (r *Repository) Protect(ctx context.Context, o ProtectOptions) (int, error) {
+// Protect makes the repair data of objects that have none, or whose own is damaged, where
+// Options.Parity asks for it, and returns their number. Whoever calls it has just read
+// the packs: those with blocks that this process has found damaged are left out.
+func (r *Repository) Protect(ctx context.Context) (int, error) {
 	store, ok := r.backend.(*parity.Store)
 	if !ok || r.parity == 0 {
 		return 0, nil
@@ -370,7 +362,7 @@ func (r *Repository) Protect(ctx context.Context, o ProtectOptions) (int, error)
 	}
 	r.index.mu.Lock()
 	err = r.index.eachPack(func(id ID, _ int64) {
-		if !bad[id] && (o.Select == nil || o.Select(id)) {
+		if !bad[id] {
 			add(packName(id))
 		}
 	})
@@ -381,10 +373,7 @@ func (r *Repository) Protect(ctx context.Context, o ProtectOptions) (int, error)
 	slices.Sort(names)
 	names = slices.Compact(names)
 	done := 0
-	for i, name := range names {
-		if o.Progress != nil {
-			o.Progress(i, len(names))
-		}
+	for _, name := range names {
 		if kind, _, _ := strings.Cut(name, "/"); kind != "packs" {
 			raw, err := r.get(ctx, name, 0, -1)
 			if errors.Is(err, fs.ErrNotExist) {
