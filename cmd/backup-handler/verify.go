@@ -215,11 +215,11 @@ func (a *app) verifyOne(ctx context.Context, acc *job.Access, location string, o
 	switch r := rep.Report; {
 	case rep.OK || r.Snapshots == 0:
 	case r.Whole():
-		*hints = append(*hints, "'backup-handler verify --heal' repairs what is damaged")
+		*hints = append(*hints, "'backup-handler verify --heal' repairs what is damaged, and a prune, after its grace period, deletes what was replaced")
 	case len(r.Index.MissingPacks)+len(r.Index.ResizedPacks)+len(r.Index.DamagedPacks) > 0:
 		*hints = append(*hints, "a backup stores again what missing packs held and the sources still have; restore gives back everything that is whole")
 	default:
-		*hints = append(*hints, "restore gives back everything that is whole; back up to a new repository, and keep this one for its history")
+		*hints = append(*hints, "restore gives back everything that is whole; 'backup-handler verify --heal' stores again what repair data or the files of this host still have, 'repair --from' what another repository has")
 	}
 	return rep
 }
