@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -592,11 +593,35 @@ func (p *pruner) homeless() (map[ID]map[uint32]struct{}, error) {
 	return blocks, err
 }
 
+// A standIn is a block that stands for chunks in packs that are to be deleted.
+type standIn struct {
+	Block
+	chunks []standInChunk
+}
+
+type standInChunk struct {
+	id           ID
+	offset, size uint32 // in the block's plaintext
+}
+
+// is says whether the block holds the chunks that it stands for, and not others under
+// their IDs, which whoever may write can store (docs/format.md §14).
+func (b *standIn) is(r *Repository, plain []byte) bool {
+	for _, c := range b.chunks {
+		end := uint64(c.offset) + uint64(c.size)
+		if end > uint64(len(plain)) || r.ChunkID(sha256.Sum256(plain[c.offset:end])) != c.id {
+			return false
+		}
+	}
+	return true
+}
+
 // check reads the blocks that stand for those in packs that are to be deleted now.
-// sound is false if one of them is damaged: then it counts as absent from now on.
+// sound is false if one of them is damaged, or holds something else: then it counts as
+// absent from now on.
 func (p *pruner) check(ctx context.Context) (sound bool, err error) {
 	x := &p.r.index
-	blocks := make(map[place]Block)
+	blocks := make(map[place]*standIn)
 	total := int64(0)
 	err = p.usage.each(func(id ID, loc *Location, needed bool) error {
 		if _, counts := p.counts[loc.Block.Pack]; !counts || !needed {
@@ -611,16 +636,19 @@ func (p *pruner) check(ctx context.Context) (sound bool, err error) {
 			return nil
 		}
 		at := place{stands.Block.Pack, stands.Block.Offset}
-		if _, ok := blocks[at]; !ok {
-			blocks[at] = stands.Block
+		b := blocks[at]
+		if b == nil {
+			b = &standIn{Block: stands.Block}
+			blocks[at] = b
 			total += int64(stands.Block.Stored)
 		}
+		b.chunks = append(b.chunks, standInChunk{id, stands.Offset, stands.Size})
 		return nil
 	})
 	if err != nil || len(blocks) == 0 {
 		return true, err
 	}
-	order := slices.SortedFunc(maps.Values(blocks), func(a, b Block) int {
+	order := slices.SortedFunc(maps.Values(blocks), func(a, b *standIn) int {
 		return cmp.Or(compareIDs(a.Pack, b.Pack), cmp.Compare(a.Offset, b.Offset))
 	})
 	var mu sync.Mutex
@@ -630,7 +658,11 @@ func (p *pruner) check(ctx context.Context) (sound bool, err error) {
 	g.SetLimit(max(p.o.Workers, p.r.transfers, 1))
 	for _, b := range order {
 		g.Go(func() error {
-			_, err := p.r.readSound(gctx, &b, nil)
+			plain, err := p.r.readSound(gctx, &b.Block, nil)
+			if err == nil && !b.is(p.r, plain) {
+				p.r.index.distrust(&b.Block)
+				err = p.r.blockError(&b.Block, fmt.Errorf("%w: it holds other chunks than it says", ErrCorrupt))
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			switch {

@@ -292,3 +292,48 @@ func TestWriteOnlyFaults(t *testing.T) {
 		wantReadable(t, s, again)
 	}
 }
+
+// Who has a write-only key can store other content under the ID of a chunk, and condemn
+// the pack that has the right one. A prune notices before it deletes that.
+func TestPoison(t *testing.T) {
+	m := newStore(t)
+	r, _ := openIn(t, m, "")
+	good := smallSource(1)
+	id, _ := mustBackup(t, r, good)
+	packs := packIDs(t, m)
+	thief := writeOnly(t, m, "")
+	w, err := thief.NewWriter(t.Context(), WriterOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for hash := range hashes(good) {
+		loc, _ := thief.Locate(hash)
+		b := &block{kind: Data, buf: randomBytes(77, int(loc.Size)), n: int(loc.Size), trend: new(trend)}
+		b.chunks = append(b.chunks, chunkRef{thief.ChunkID(hash), loc.Size})
+		if err := w.ship(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	w.Abort()
+	condemn(t, thief, packs...)
+	pruner := newPruner("p")
+	for range 3 {
+		pruner.prune(t.Context(), m, func(o *PruneOptions) { o.Alone = true })
+		pruner.now = pruner.now.Add(48 * time.Hour)
+	}
+	r, _ = openIn(t, m, "")
+	check, err := r.CheckData(t.Context(), CheckOptions{Workers: 2}) // so that what is poisoned is not read
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d chunks damaged", len(check.Damaged))
+	for hash := range hashes(good) {
+		if _, ok := r.Sound(hash); !ok {
+			t.Fatal("a chunk that a snapshot needs is lost")
+		}
+	}
+	_ = id
+}
