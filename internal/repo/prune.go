@@ -623,16 +623,13 @@ func (p *pruner) check(ctx context.Context) (sound bool, err error) {
 	x := &p.r.index
 	blocks := make(map[place]*standIn)
 	total := int64(0)
-	err = p.usage.each(func(id ID, loc *Location, needed bool) error {
-		if _, counts := p.counts[loc.Block.Pack]; !counts || !needed {
-			return nil
-		}
+	stand := func(pack, id ID) error {
 		stands, ok, err := x.standing(&id)
 		if err != nil {
 			return err
 		}
 		if !ok { // it is damaged wherever it is
-			p.packs[loc.Block.Pack].stuck = true
+			p.packs[pack].stuck = true
 			return nil
 		}
 		at := place{stands.Block.Pack, stands.Block.Offset}
@@ -644,7 +641,16 @@ func (p *pruner) check(ctx context.Context) (sound bool, err error) {
 		}
 		b.chunks = append(b.chunks, standInChunk{id, stands.Offset, stands.Size})
 		return nil
+	}
+	err = p.usage.each(func(id ID, loc *Location, needed bool) error {
+		if _, counts := p.counts[loc.Block.Pack]; !counts || !needed {
+			return nil
+		}
+		return stand(loc.Block.Pack, id)
 	})
+	if err == nil {
+		err = p.ownTables(ctx, stand)
+	}
 	if err != nil || len(blocks) == 0 {
 		return true, err
 	}
@@ -683,6 +689,38 @@ func (p *pruner) check(ctx context.Context) (sound bool, err error) {
 	return sound, err
 }
 
+// ownTables calls stand for what is needed and in a pack that is to be deleted now, by
+// the pack's own table: an index object may have been forged by who has the index key,
+// and nothing else (docs/format.md §14). A table that does not open says nothing.
+func (p *pruner) ownTables(ctx context.Context, stand func(pack, id ID) error) error {
+	for id := range p.counts {
+		u := p.packs[id]
+		if u == nil {
+			continue
+		}
+		t, err := p.r.readTable(ctx, id, u.size)
+		if errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for i := range t.blocks {
+			for j := range t.blocks[i].chunks {
+				chunk := t.blocks[i].chunks[j].id
+				needed, err := p.usage.needs(&chunk)
+				if err == nil && needed {
+					err = stand(id, chunk)
+				}
+				if err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // damaged returns the packs with blocks that were found damaged and are not condemned:
 // what is needed of them is somewhere else, or will be, and they would be found again by
 // every prune.
@@ -715,7 +753,7 @@ func (p *pruner) delete(ctx context.Context) error {
 		switch {
 		case u == nil:
 			gone[id] = struct{}{}
-		case u.stuck || !u.known && p.rep.Lost > 0:
+		case u.stuck || p.rep.Lost > 0: // one of them may be what has it
 			p.rep.Kept = append(p.rep.Kept, id)
 		default:
 			ids = append(ids, id)

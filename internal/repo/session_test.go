@@ -337,3 +337,75 @@ func TestPoison(t *testing.T) {
 	}
 	_ = id
 }
+
+// Nor does a forged index object make it: one that replaces the true ones, and says that
+// the packs hold something else.
+func TestForgedIndex(t *testing.T) {
+	for _, poison := range []bool{false, true} {
+		m := newStore(t)
+		r, _ := openIn(t, m, "")
+		good := smallSource(1)
+		id, _ := mustBackup(t, r, good)
+		thief := writeOnly(t, m, "")
+		var forged indexObject
+		for _, name := range objects(t, m, "index") {
+			object, _ := parseName("index", name)
+			forged.replaces = append(forged.replaces, object)
+			obj, err := thief.readIndex(t.Context(), object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range obj.packs {
+				n := uint32(100)
+				p.blocks = []blockRef{{stored: n + tagBytes, raw: n, chunks: []chunkRef{{NewID(), n}}}}
+				forged.packs = append(forged.packs, p)
+			}
+			replace(t, m, name, nil) // as a prune would
+		}
+		if poison {
+			w, err := thief.NewWriter(t.Context(), WriterOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for hash := range hashes(good) {
+				loc, _ := thief.Locate(hash)
+				b := &block{kind: Data, buf: randomBytes(77, int(loc.Size)), n: int(loc.Size), trend: new(trend)}
+				b.chunks = append(b.chunks, chunkRef{thief.ChunkID(hash), loc.Size})
+				if err := w.ship(b); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Flush(); err != nil {
+				t.Fatal(err)
+			}
+			w.Abort()
+		}
+		if _, _, err := thief.createObject(t.Context(), kindIndex, squeeze(thief.enc, appendIndex(nil, &forged))); err != nil {
+			t.Fatal(err)
+		}
+		pruner := newPruner("p")
+		for range 4 {
+			pruner.prune(t.Context(), m, nil)
+			pruner.now = pruner.now.Add(48 * time.Hour)
+		}
+		// Without the forged index the packs' own tables tell what is there.
+		for _, name := range objects(t, m, "index") {
+			replace(t, m, name, nil)
+		}
+		for _, name := range objects(t, m, "condemned") {
+			replace(t, m, name, nil)
+		}
+		r, _ = openIn(t, m, "")
+		if _, err := r.CheckData(t.Context(), CheckOptions{Workers: 2}); err != nil {
+			t.Fatal(err)
+		}
+		for hash := range hashes(good) {
+			if _, ok := r.Sound(hash); !ok {
+				t.Fatalf("poison %t: a chunk that a snapshot needs is lost", poison)
+			}
+		}
+		if _, err := r.SnapshotBody(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+}
