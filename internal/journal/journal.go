@@ -31,10 +31,16 @@
 // copy of audit.head elsewhere helps, on paper or on another host: every later
 // state of a true log still contains that line.
 //
-// Writers take turns through audit.lock (and application.log.lock, to rotate).
+// # The record of runs
+//
+// runs.jsonl has a line for each run that starts and one for each that ends (see
+// [Run] and [Runs]); at 16 MiB the older half goes. It is for people and programs
+// that ask how the last runs went, and proves nothing.
+//
+// Writers take turns through audit.lock, runs.lock (and application.log.lock, to rotate).
 //
 // Files: journal.go (run IDs, the directory), log.go (application log), audit.go
-// (records and appending), verify.go.
+// (records and appending), verify.go, run.go (records of runs).
 package journal
 
 import (
