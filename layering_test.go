@@ -15,7 +15,7 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 // groups are the layers of the program: a package imports only from earlier
 // groups. Packages that do not exist yet have their place already.
 var groups = [][]string{
-	{"durable", "chunk", "seal", "config", "exclude", "keyring", "limit", "tailscale", "service"},
+	{"durable", "chunk", "seal", "config", "command", "exclude", "keyring", "limit", "tailscale", "service"},
 	{"storage", "sheet"},
 	{"httpstore", "parity"},
 	{"sftp", "s3", "gcs", "azure"},

@@ -8,11 +8,11 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/command"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/restore"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
@@ -21,12 +21,9 @@ import (
 
 // Bounds of drills.
 const (
-	maxDrillListed = 100      // problems of each kind in a report; the counts go on
-	maxOutput      = 16 << 10 // bytes kept of what the command prints: the last ones
+	maxDrillListed = 100 // problems of each kind in a report; the counts go on
 	// spareBytes is what stays free in the file system of the scratch directory.
 	spareBytes = 64 << 20
-	// killWait is how long pipes of a command that was ended may stay open.
-	killWait = 5 * time.Second
 )
 
 // DrillOptions of one drill.
@@ -459,60 +456,20 @@ func drillEnv(dir string, rep *DrillReport) []string {
 	}
 }
 
-// command runs the check command, and ends all that it has started.
+// command runs the check command.
 func (o *DrillOptions) command(ctx context.Context, dir string, rep *DrillReport) *DrillCommand {
-	limit := errors.New("it took too long")
-	ctx, cancel := context.WithTimeoutCause(ctx, o.CommandTimeout, limit)
-	defer cancel()
-	out := &tail{max: maxOutput}
-	c := shell(o.Command)
-	c.Dir, c.Env, c.Stdout, c.Stderr = dir, append(o.Env, drillEnv(dir, rep)...), out, out
-	c.WaitDelay = killWait
-	apart(c)
-	start := o.Now()
-	err := c.Start()
-	if err == nil {
-		stop := context.AfterFunc(ctx, func() { killAll(c) })
-		err = c.Wait()
-		stop()
-		killAll(c) // what it has left in the background, which would hold the directory
-	}
-	got := &DrillCommand{ExitCode: -1, Seconds: o.Now().Sub(start).Seconds(), Output: o.Redact(out.String())}
-	if c.ProcessState != nil {
-		got.ExitCode = c.ProcessState.ExitCode()
-	}
+	r := command.Run(ctx, command.Command{
+		Line: o.Command, Dir: dir, Env: append(o.Env, drillEnv(dir, rep)...), Limit: o.CommandTimeout, Redact: o.Redact,
+	})
+	got := &DrillCommand{ExitCode: r.ExitCode, Seconds: r.Took.Seconds(), TimedOut: r.TimedOut, Output: r.Output}
 	switch {
-	case context.Cause(ctx) == limit && err != nil:
-		got.TimedOut = true
+	case r.TimedOut:
 		rep.fail(ExitNotVerified, "check_command was ended: it took longer than check_timeout, %s", o.CommandTimeout)
-	case got.ExitCode > 0:
-		rep.fail(ExitNotVerified, "check_command failed with exit code %d", got.ExitCode)
-	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
-		got.Error = err.Error()
-		rep.fail(ExitNotVerified, "check_command failed: %v", err)
+	case r.Err != nil:
+		if r.ExitCode < 0 {
+			got.Error = r.Err.Error()
+		}
+		rep.fail(ExitNotVerified, "check_command %v", r.Err)
 	}
 	return got
-}
-
-// A tail keeps the end of what is written to it.
-type tail struct {
-	max int
-	buf []byte
-	cut bool
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - t.max; over > 0 {
-		t.buf, t.cut = append(t.buf[:0], t.buf[over:]...), true
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	text := strings.ToValidUTF8(string(t.buf), "\uFFFD")
-	if t.cut {
-		return "…" + text
-	}
-	return text
 }

@@ -248,22 +248,6 @@ func FuzzParseReport(f *testing.F) {
 	})
 }
 
-func TestTail(t *testing.T) {
-	for _, n := range []int{0, 1, 9, 10, 11, 25} {
-		w := &tail{max: 10}
-		for i := range n {
-			fmt.Fprintf(w, "%c", 'a'+i)
-		}
-		want := "abcdefghijklmnopqrstuvwxyz"[max(0, n-10):n]
-		if n > 10 {
-			want = "…" + want
-		}
-		if got := w.String(); got != want {
-			t.Errorf("%d bytes: %q, want %q", n, got, want)
-		}
-	}
-}
-
 // TestChoose: a sample has the size that was asked for, half of it from the list where
 // there are as many, and the same seed chooses the same.
 func TestChoose(t *testing.T) {
