@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,6 +41,7 @@ import (
 // "backup-handler: …", what to do about it one line "hint: …".
 type app struct {
 	env            func(string) (string, bool)
+	environ        []string // all of it, for hooks
 	stdin          io.Reader
 	stdout, stderr io.Writer
 
@@ -61,16 +63,21 @@ type app struct {
 	// this machine keeps of it.
 	proving bool
 	untidy  atomic.Int32 // scratch directories that are still there
+	ending  atomic.Int32 // runs that have to be brought to their end
 	retried atomic.Int64 // when a retry was last shown, Unix nanoseconds
 
 	// recovery is what --recovery-key has asked for; nil: not yet.
 	recovery *seal.KeyFile
 
-	cfg   *config.Config
-	runID string
-	log   *slog.Logger
-	logs  *journal.Log
-	audit *journal.Audit
+	warnMu sync.Mutex
+	warned []string // of this run
+
+	cfg     *config.Config
+	runID   string
+	started time.Time
+	log     *slog.Logger
+	logs    *journal.Log
+	audit   *journal.Audit
 	// tailnet is how other machines are reached; nil: directly.
 	tailnet *tailscale.Node
 }
@@ -103,8 +110,13 @@ func (a *app) run(ctx context.Context, args []string) int {
 
 // awaitTidy waits until nothing is left behind that a command has made for itself, at
 // most for tidyTime.
-func (a *app) awaitTidy() {
-	for end := time.Now().Add(tidyTime); a.untidy.Load() > 0 && time.Now().Before(end); {
+func (a *app) awaitTidy() { await(tidyTime, &a.untidy) }
+
+// awaitEnding waits until runs have ended as they should, at most for endingTime.
+func (a *app) awaitEnding() { await(endingTime, &a.ending) }
+
+func await(most time.Duration, n *atomic.Int32) {
+	for end := time.Now().Add(most); n.Load() > 0 && time.Now().Before(end); {
 		time.Sleep(20 * time.Millisecond)
 	}
 }
@@ -118,7 +130,7 @@ func (a *app) report(err error) int {
 	if f, ok := errors.AsType[*job.Failure](err); ok {
 		code, hint = f.Code, f.Hint
 	}
-	if !errors.Is(err, errReported) {
+	if !errors.Is(err, job.ErrReported) {
 		fmt.Fprintln(a.stderr, "backup-handler: "+oneLine(err.Error()))
 	}
 	if hint != "" {
@@ -127,15 +139,12 @@ func (a *app) report(err error) int {
 	return code
 }
 
-// errReported is an outcome that the command's own output has told already.
-var errReported = errors.New("see above")
-
 // outcome ends a command that has said all there is to say.
 func outcome(code int) error {
 	if code == job.ExitOK {
 		return nil
 	}
-	return &job.Failure{Code: code, Err: errReported}
+	return &job.Failure{Code: code, Err: job.ErrReported}
 }
 
 // oneLine keeps joined errors and hostile names, which errors of the system hold,
@@ -231,7 +240,7 @@ func (a *app) openLogs() error {
 	if err != nil {
 		return err
 	}
-	a.runID = id
+	a.runID, a.started = id, start
 	dir, err := a.cfg.StateDir()
 	if err != nil {
 		a.warn("no logs: %v", err)
@@ -270,7 +279,7 @@ func (a *app) record(event string, fields ...slog.Attr) {
 }
 
 func (a *app) closeLogs(code int, err error) {
-	if err != nil && !errors.Is(err, errReported) {
+	if err != nil && !errors.Is(err, job.ErrReported) {
 		a.log.Error("command failed", "error", err.Error(), "exit_code", code)
 	}
 	if a.logs != nil {
@@ -292,6 +301,7 @@ func (a *app) warn(format string, args ...any) {
 	line := oneLine(fmt.Sprintf(format, args...))
 	fmt.Fprintln(a.stderr, "warning: "+line)
 	a.log.Warn(line)
+	a.noteWarning(line)
 }
 
 // retriesEvery is how often somebody who waits is told that a request is tried

@@ -21,6 +21,8 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
 	"github.com/SP1R4/BackupHandler/v3/internal/guard"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/journal"
+	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -31,6 +33,7 @@ type backupFlags struct {
 	mode, largerThan, host                                      string
 	maxDuration                                                 parsed[time.Duration]
 	retain                                                      parsed[int]
+	wait                                                        *parsed[time.Duration]
 	caches, oneFS, encrypt, allowEmpty, dryRun                  bool
 }
 
@@ -79,54 +82,154 @@ interrupted`,
 	f.maxDuration = parsed[time.Duration]{kind: "duration", parse: parseLimit}
 	fl.Var(&f.maxDuration, "max-duration", "end a run that takes longer, e.g. 6h; what was stored is used by the next (0: no limit; default: the configuration's)")
 	f.retain = parsed[int]{kind: "number", parse: parseCount}
+	f.wait = waitFlag(c)
 	fl.Var(&f.retain, "retain", "afterwards keep only the newest N snapshots of this host and these sources, and what other rules keep (as [RETENTION] max_count)")
 	fl.BoolVar(&f.allowEmpty, "allow-empty", false, "accept a source without any entry")
 	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be backed up; write nothing")
 	return c
 }
 
+// A backupPlan is what a backup is about to do.
+type backupPlan struct {
+	*job.BackupOptions
+	keep keeping
+	acc  *job.Access
+}
+
 func (a *app) backup(ctx context.Context, f *backupFlags) error {
 	if err := a.load(); err != nil {
 		return err
 	}
-	o, err := a.backupOptions(f)
-	if err != nil {
-		return job.Fail(job.ExitUsage, err, "")
-	}
-	keep, err := a.keeping(f.retain.or(0))
-	if err != nil {
-		return job.Fail(job.ExitUsage, err, "")
-	}
-	acc, err := a.access(f.encrypt, f.recipients)
-	if err != nil {
+	var p backupPlan
+	prepare := func(_ context.Context, run *journal.Run) (err error) {
+		if p.BackupOptions, err = a.backupOptions(f); err != nil {
+			return job.Fail(job.ExitUsage, err, "")
+		}
+		run.Mode = string(p.Mode)
+		for _, s := range p.Sources {
+			run.Sources = append(run.Sources, journal.SourceRun{Path: s})
+		}
+		for _, d := range p.Destinations {
+			run.Destinations = append(run.Destinations, journal.DestinationRun{Location: location.Redact(d)})
+		}
+		if p.keep, err = a.keeping(f.retain.or(0)); err != nil {
+			return job.Fail(job.ExitUsage, err, "")
+		}
+		p.acc, err = a.access(f.encrypt, f.recipients)
 		return err
 	}
+	work := func(ctx context.Context, run *journal.Run) error { return a.makeBackup(ctx, &p, run) }
+	if f.dryRun {
+		run := &journal.Run{}
+		if err := prepare(ctx, run); err != nil {
+			return err
+		}
+		return work(ctx, run)
+	}
+	return a.asRun(ctx, runKind{
+		command: "backup", alone: slices.Concat(f.sources, []string{""}, a.backupDirs, f.servers, f.modes), wait: f.wait.or(0), preflight: prepare,
+	}, work)
+}
+
+// makeBackup is the run without what is around it.
+func (a *app) makeBackup(ctx context.Context, p *backupPlan, run *journal.Run) error {
 	start := time.Now()
-	a.log.Info("backup starts", "mode", o.Mode, "sources", o.Sources, "destinations", o.Destinations, "dry_run", o.DryRun)
+	a.log.Info("backup starts", "mode", p.Mode, "sources", p.Sources, "destinations", p.Destinations, "dry_run", p.DryRun)
 	m := a.meter("backup", func() sample {
-		p := o.Progress
-		return sample{p.Bytes.Load(), p.TotalBytes.Load(), p.Files.Load(), p.TotalFiles.Load(), p.Current()}
+		g := p.Progress
+		return sample{g.Bytes.Load(), g.TotalBytes.Load(), g.Files.Load(), g.TotalFiles.Load(), g.Current()}
 	})
-	res, err := job.Backup(ctx, acc, *o)
+	res, err := job.Backup(ctx, p.acc, *p.BackupOptions)
 	m.stop()
+	if res != nil {
+		a.backupRecord(res, run)
+	}
 	if err != nil {
 		a.record("backup_failed", slog.String("error", oneLine(err.Error())))
 		return err
 	}
 	took := time.Since(start)
 	var retained []forgetReport
-	if !o.DryRun && res.Snapshot != nil {
+	if !p.DryRun && res.Snapshot != nil {
 		var places []string
 		for _, d := range res.Destinations {
 			if d.Err == nil {
 				places = append(places, d.Place)
 			}
 		}
-		if retained, err = a.retain(ctx, acc, res.Snapshot, places, keep); err != nil {
+		begin := time.Now()
+		if retained, err = a.retain(ctx, p.acc, res.Snapshot, places, p.keep); err != nil {
 			return err
 		}
+		if retained != nil {
+			run.Stages = append(run.Stages, journal.Stage{Name: "retention", Seconds: time.Since(begin).Seconds()})
+		}
 	}
-	return a.backupDone(res, o, took, retained)
+	return a.backupDone(res, p.BackupOptions, took, retained, run)
+}
+
+// backupRecord writes down what became of a backup.
+func (a *app) backupRecord(res *job.BackupResult, run *journal.Run) {
+	run.Destinations = nil
+	for _, d := range res.Destinations {
+		r := journal.DestinationRun{Location: location.Redact(d.Location), Copied: len(d.Copied)}
+		if d.Err != nil {
+			r.Error = oneLine(d.Err.Error())
+		}
+		run.Destinations = append(run.Destinations, r)
+	}
+	s := res.Snapshot
+	if s == nil {
+		return
+	}
+	run.Snapshot = s.ID.String()
+	c := s.Counts
+	run.Counts = journal.Counts{
+		Files: c.Files, New: c.New, Changed: c.Changed, Bytes: c.Bytes, Read: c.BytesRead, Stored: c.BytesStored, Problems: c.Problems,
+	}
+	for i := range run.Sources {
+		src := &run.Sources[i]
+		for _, p := range s.Problems {
+			if path := string(p.Path); path == src.Path || strings.HasPrefix(path, strings.TrimSuffix(src.Path, "/")+"/") {
+				if src.Problems++; src.Problems == 1 {
+					src.Error = oneLine(fmt.Sprintf("%s: %s: %s", path, p.Kind, p.Text))
+				}
+			}
+		}
+	}
+}
+
+// backupFault is in one line why a backup that has made a snapshot has failed.
+func backupFault(res *job.BackupResult, retained []forgetReport) string {
+	var why []string
+	for _, d := range res.Destinations {
+		if d.Err != nil {
+			why = append(why, fmt.Sprintf("destination %v", named(d.Location, d.Err)))
+		}
+	}
+	if n := res.Snapshot.Counts.Problems; n > 0 {
+		why = append(why, things(int(n), "file")+" could not be stored as they are, the first: "+string(res.Snapshot.Problems[0].Path))
+	}
+	for _, r := range retained {
+		switch {
+		case r.Error != "":
+			why = append(why, "retention in "+r.Repository+": "+r.Error)
+		case r.Prune != nil && r.Prune.damaged():
+			why = append(why, r.Repository+" is damaged, as its prune has found")
+		}
+	}
+	for _, s := range res.Snapshot.Suspicions {
+		why = append(why, "suspicious: "+s)
+	}
+	return strings.Join(why, "; ")
+}
+
+// named is an error that names its destination.
+func named(place string, err error) error {
+	if strings.Contains(err.Error(), location.Redact(place)) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", location.Redact(place), err)
 }
 
 // backupOptions joins flags and configuration.
@@ -134,7 +237,7 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 	o := &job.BackupOptions{
 		Sources: f.sources, Tags: f.tags, AllowEmpty: f.allowEmpty, DryRun: f.dryRun,
 		User: userName(), Program: "backup-handler " + version, RunID: a.runID,
-		Progress: new(backup.Progress), Note: a.note, Log: a.log, Now: time.Now, Known: a.known(),
+		Progress: new(backup.Progress), Note: a.note, Warn: func(line string) { a.warn("%s", line) }, Log: a.log, Now: time.Now, Known: a.known(),
 	}
 	var err error
 	if len(o.Sources) == 0 {
@@ -304,7 +407,7 @@ type destinationReport struct {
 }
 
 // backupDone tells how a run ended.
-func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.Duration, retained []forgetReport) error {
+func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.Duration, retained []forgetReport, run *journal.Run) error {
 	s := res.Snapshot
 	rep := backupReport{DryRun: o.DryRun, Details: s, Seconds: took.Seconds(), Notes: res.Notes, Retention: retained}
 	unkept := slices.ContainsFunc(retained, func(r forgetReport) bool { return r.Error != "" || r.Prune != nil && r.Prune.damaged() })
@@ -349,7 +452,7 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 		for i := range retained {
 			a.retainedText(a.stderr, &retained[i])
 		}
-		return outcome(rep.ExitCode)
+		return fail(run, rep.ExitCode, backupFault(res, retained))
 	}
 	err := a.print(rep, func(w io.Writer) error {
 		if o.DryRun {
@@ -390,7 +493,7 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 	if err != nil {
 		return err
 	}
-	return outcome(rep.ExitCode)
+	return fail(run, rep.ExitCode, backupFault(res, retained))
 }
 
 // suspicious warns of a run that looks as if the source had been damaged.

@@ -16,6 +16,7 @@ func (a *app) commands() []*cobra.Command {
 		a.catCommand(),
 		a.statsCommand(),
 		a.statusCommand(),
+		a.runsCommand(),
 		a.forgetCommand(),
 		a.approveCommand(),
 		a.pruneCommand(),

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 )
 
@@ -42,7 +43,11 @@ can be opened · 3 a target or a snapshot failed · 130 interrupted`,
 		Example: `  backup-handler copy --from /mnt/disk/backup --to /mnt/nas/backup
   backup-handler copy latest --host web1 --to sftp://nas/backup --to /mnt/usb/backup
   backup-handler copy --tag monthly --to /mnt/vault --to-key-file vault.key --dry-run`,
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.copy(cmd.Context(), args, &f) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.recorded(cmd.Context(), "copy", f.dryRun, nil, func(ctx context.Context, run *journal.Run) error {
+				return a.copy(ctx, args, &f, run)
+			})
+		},
 		ValidArgsFunction: a.completeSnapshots(1 << 30),
 	}
 	fl := c.Flags()
@@ -99,7 +104,7 @@ type failedSnapshotJSON struct {
 	Error string  `json:"error"`
 }
 
-func (a *app) copy(ctx context.Context, names []string, f *copyFlags) error {
+func (a *app) copy(ctx context.Context, names []string, f *copyFlags, run *journal.Run) error {
 	if len(f.to) == 0 {
 		return usageError("add --to LOCATION", "copy where to?")
 	}
@@ -121,7 +126,7 @@ func (a *app) copy(ctx context.Context, names []string, f *copyFlags) error {
 	}
 	o := job.CopyOptions{
 		Names: names, Filter: a.filter, Host: hostName(), DryRun: f.dryRun, Apart: f.keys.given(),
-		Known: a.known(), Progress: new(job.CopyProgress), Note: a.note,
+		Known: a.known(), Progress: new(job.CopyProgress), Note: a.note, Warn: func(line string) { a.warn("%s", line) },
 	}
 	if o.Write, err = a.writerOptions(); err != nil {
 		return job.Fail(job.ExitUsage, err, "")
@@ -143,7 +148,7 @@ func (a *app) copy(ctx context.Context, names []string, f *copyFlags) error {
 	if err != nil {
 		return err
 	}
-	return a.copyDone(res, src, &o)
+	return a.copyDone(res, src, &o, run)
 }
 
 // writerOptions are those of the configuration.
@@ -157,7 +162,7 @@ func (a *app) writerOptions() (repo.WriterOptions, error) {
 }
 
 // copyDone tells what was copied.
-func (a *app) copyDone(res *job.CopyResult, src *job.Destination, o *job.CopyOptions) error {
+func (a *app) copyDone(res *job.CopyResult, src *job.Destination, o *job.CopyOptions, run *journal.Run) error {
 	rep := copyReport{From: src.Place, DryRun: o.DryRun, Snapshots: len(res.Chosen), Notes: res.Notes}
 	// What cannot be read in the source was asked for where everything was.
 	lost := 0
@@ -179,6 +184,11 @@ func (a *app) copyDone(res *job.CopyResult, src *job.Destination, o *job.CopyOpt
 			tr.Error = oneLine(t.Err.Error())
 		}
 		rep.Targets = append(rep.Targets, tr)
+		problem := tr.Error
+		if n := len(tr.Failed); n > 0 && problem == "" {
+			problem = things(n, "snapshot") + " could not be copied, the first: " + tr.Failed[0].Error
+		}
+		destination(run, t.Location, problem)
 		if !o.DryRun {
 			a.record("copy", slog.String("from", src.Place), slog.String("to", t.Place), slog.Int("copied", len(t.Copied)), slog.Bool("ok", t.Err == nil && len(t.Failed) == 0))
 		}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/restore"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -33,6 +34,7 @@ type drillFlags struct {
 }
 
 func (a *app) drillCommand() *cobra.Command {
+	var wait *parsed[time.Duration]
 	var f drillFlags
 	c := &cobra.Command{
 		Use:   "drill [SNAPSHOT]",
@@ -68,11 +70,14 @@ differs, the command failed, or it took too long · 130 interrupted`,
 			if len(args) > 0 {
 				name = args[0]
 			}
-			return a.drill(cmd.Context(), name, &f)
+			return a.recorded(cmd.Context(), "drill", false, wait, func(ctx context.Context, run *journal.Run) error {
+				return a.drill(ctx, name, &f, run)
+			})
 		},
 		ValidArgsFunction: a.completeSnapshots(1),
 	}
 	fl := c.Flags()
+	wait = waitFlag(c)
 	a.filterFlags(c)
 	a.pathFlag(c)
 	f.sample = parsed[int]{kind: "number", parse: parseCount}
@@ -113,7 +118,7 @@ type drillResult struct {
 	hint  string
 }
 
-func (a *app) drill(ctx context.Context, name string, f *drillFlags) error {
+func (a *app) drill(ctx context.Context, name string, f *drillFlags, run *journal.Run) error {
 	if name != "" && f.random {
 		return usageError("leave out one of them", "--random chooses the snapshot, and %q is one", name)
 	}
@@ -151,6 +156,17 @@ func (a *app) drill(ctx context.Context, name string, f *drillFlags) error {
 		if r.DrillReport == nil && len(locations) == 1 {
 			return &job.Failure{Code: r.Code, Err: errors.New(r.Error), Hint: r.hint}
 		}
+		problem := r.Error
+		if d := r.DrillReport; d != nil {
+			run.Snapshot = d.Snapshot.String()
+			run.Counts.Files += d.Files
+			run.Counts.Bytes += d.Bytes
+			run.Counts.Problems += int64(d.LostCount) + int64(d.DifferenceCount)
+			if len(d.Reasons) > 0 {
+				problem = d.Reasons[0]
+			}
+		}
+		destination(run, l, problem)
 		code = max(code, r.Code)
 		if r.hint != "" && !slices.Contains(hints, r.hint) {
 			hints = append(hints, r.hint)
@@ -168,7 +184,7 @@ func (a *app) drill(ctx context.Context, name string, f *drillFlags) error {
 	if err != nil || code == job.ExitOK {
 		return err
 	}
-	return &job.Failure{Code: code, Err: errReported, Hint: strings.Join(hints, "; ")}
+	return &job.Failure{Code: code, Err: job.ErrReported, Hint: strings.Join(hints, "; ")}
 }
 
 func (a *app) drillOptions(f *drillFlags) (*job.DrillOptions, error) {
@@ -468,5 +484,5 @@ func (a *app) drillReport(ctx context.Context, args []string) error {
 	if err != nil || ok {
 		return err
 	}
-	return &job.Failure{Code: job.ExitUsage, Err: errReported, Hint: "somebody has changed the report, or made it without a key; 'backup-handler audit verify', and audit.log, tell more"}
+	return &job.Failure{Code: job.ExitUsage, Err: job.ErrReported, Hint: "somebody has changed the report, or made it without a key; 'backup-handler audit verify', and audit.log, tell more"}
 }

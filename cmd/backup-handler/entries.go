@@ -212,5 +212,5 @@ func (d *damageNote) outcome() error {
 	if d.n == 0 {
 		return nil
 	}
-	return &job.Failure{Code: job.ExitUsage, Err: errReported, Hint: "'backup-handler verify' tells what is lost and which snapshots still have it"}
+	return &job.Failure{Code: job.ExitUsage, Err: job.ErrReported, Hint: "'backup-handler verify' tells what is lost and which snapshots still have it"}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/retention"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
@@ -51,7 +52,11 @@ Exit codes: 0 done · 1 usage · 2 refused · 3 a repository failed · 130 inter
 		Example: `  backup-handler forget --keep-daily 14 --keep-weekly 8 --keep-monthly 24 --dry-run
   backup-handler forget --host web1 --keep-last 10 --prune
   backup-handler forget 3f0c81aa`,
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.forget(cmd.Context(), cmd, args, &f) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.recorded(cmd.Context(), "forget", f.dryRun, nil, func(ctx context.Context, run *journal.Run) error {
+				return a.forget(ctx, cmd, args, &f, run)
+			})
+		},
 		ValidArgsFunction: a.completeSnapshots(1 << 30),
 	}
 	fl := c.Flags()
@@ -128,7 +133,7 @@ type decisionReport struct {
 	Reasons []string  `json:"reasons"`
 }
 
-func (a *app) forget(ctx context.Context, c *cobra.Command, names []string, f *forgetFlags) error {
+func (a *app) forget(ctx context.Context, c *cobra.Command, names []string, f *forgetFlags, run *journal.Run) error {
 	if err := a.load(); err != nil {
 		return err
 	}
@@ -170,6 +175,8 @@ func (a *app) forget(ctx context.Context, c *cobra.Command, names []string, f *f
 			}
 		}
 		reports = append(reports, *rep)
+		run.Counts.Forgotten += int64(len(rep.Forgotten))
+		destination(run, l, rep.Error)
 	}
 	err = a.print(reports, func(w io.Writer) error {
 		for i := range reports {
@@ -182,7 +189,7 @@ func (a *app) forget(ctx context.Context, c *cobra.Command, names []string, f *f
 	if err != nil || code == job.ExitOK {
 		return err
 	}
-	return &job.Failure{Code: code, Err: errReported, Hint: strings.Join(hints, "; ")}
+	return &job.Failure{Code: code, Err: job.ErrReported, Hint: strings.Join(hints, "; ")}
 }
 
 // failureOf is the code and the hint of an error about one of several repositories.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 )
 
@@ -43,6 +44,7 @@ func (f *pruneFlags) register(fl *pflag.FlagSet) {
 }
 
 func (a *app) pruneCommand() *cobra.Command {
+	var wait *parsed[time.Duration]
 	var f pruneFlags
 	dryRun := false
 	c := &cobra.Command{
@@ -64,9 +66,14 @@ read · 3 a repository failed, or has damage · 130 interrupted (run it again)`,
 		Example: `  backup-handler prune --dry-run
   backup-handler prune --backup-dirs /mnt/disk/backup --max-unused 10% --max-repack 20G`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.pruneAll(cmd.Context(), &f, dryRun) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.recorded(cmd.Context(), "prune", dryRun, wait, func(ctx context.Context, run *journal.Run) error {
+				return a.pruneAll(ctx, &f, dryRun, run)
+			})
+		},
 	}
 	f.register(c.Flags())
+	wait = waitFlag(c)
 	c.Flags().BoolVarP(&dryRun, "dry-run", "n", false, "say what would be done; change nothing")
 	return c
 }
@@ -79,7 +86,7 @@ type pruneReport struct {
 	Error   string  `json:"error,omitempty"`
 }
 
-func (a *app) pruneAll(ctx context.Context, f *pruneFlags, dryRun bool) error {
+func (a *app) pruneAll(ctx context.Context, f *pruneFlags, dryRun bool, run *journal.Run) error {
 	if err := a.load(); err != nil {
 		return err
 	}
@@ -114,6 +121,11 @@ func (a *app) pruneAll(ctx context.Context, f *pruneFlags, dryRun bool) error {
 			hints = append(hints, "'backup-handler verify --read-data' names what is damaged, 'repair' heals it from another repository")
 		}
 		reports = append(reports, *rep)
+		problem := rep.Error
+		if problem == "" && rep.damaged() {
+			problem = "something that is needed is damaged"
+		}
+		destination(run, l, problem)
 	}
 	err = a.print(reports, func(w io.Writer) error {
 		for i := range reports {
@@ -124,7 +136,7 @@ func (a *app) pruneAll(ctx context.Context, f *pruneFlags, dryRun bool) error {
 	if err != nil || code == job.ExitOK {
 		return err
 	}
-	return &job.Failure{Code: code, Err: errReported, Hint: strings.Join(hints, "; ")}
+	return &job.Failure{Code: code, Err: job.ErrReported, Hint: strings.Join(hints, "; ")}
 }
 
 // damaged says whether something that is needed could not be read.

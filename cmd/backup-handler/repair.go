@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/verify"
 )
@@ -27,6 +28,7 @@ type repairFlags struct {
 }
 
 func (a *app) repairCommand() *cobra.Command {
+	var wait *parsed[time.Duration]
 	var f repairFlags
 	c := &cobra.Command{
 		Use:   "repair [--from LOCATION] [--backup-dirs DAMAGED]",
@@ -60,9 +62,14 @@ still lost, or usage · 3 something could not be stored · 130 interrupted`,
   backup-handler repair --from /mnt/nas/backup --backup-dirs /mnt/disk/backup
   backup-handler repair --from sftp://nas/backup --from-key-file nas.key`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.repair(cmd.Context(), &f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.recorded(cmd.Context(), "repair", f.dryRun, wait, func(ctx context.Context, run *journal.Run) error {
+				return a.repair(ctx, &f, run)
+			})
+		},
 	}
 	fl := c.Flags()
+	wait = waitFlag(c)
 	fl.StringVar(&f.from, "from", "", "repository that is whole")
 	f.keys.register(c, "from", "--from, where another key than the damaged one's opens it")
 	fl.BoolVar(&f.noSource, "no-source", false, "do not look for what is lost in the files of this host")
@@ -92,7 +99,7 @@ type repairReport struct {
 	Seconds   float64              `json:"seconds"`
 }
 
-func (a *app) repair(ctx context.Context, f *repairFlags) error {
+func (a *app) repair(ctx context.Context, f *repairFlags, run *journal.Run) error {
 	a.proving = true
 	if err := a.load(); err != nil {
 		return err
@@ -146,6 +153,11 @@ func (a *app) repair(ctx context.Context, f *repairFlags) error {
 		return err
 	}
 	rep := newRepairReport(d, from, res, f.dryRun, time.Since(start))
+	run.Counts.Problems = rep.LostCount
+	destination(run, d.Location, "")
+	if !rep.Whole {
+		run.Error = "the repository is not whole: " + things(int(rep.LostCount), "file") + " lost"
+	}
 	err = a.print(rep, func(w io.Writer) error {
 		if !a.quiet || !rep.Whole {
 			repairText(w, &rep)
@@ -267,5 +279,5 @@ func repairOutcome(rep *repairReport) error {
 	if code == job.ExitOK && hint == "" {
 		return nil
 	}
-	return &job.Failure{Code: code, Err: errReported, Hint: hint}
+	return &job.Failure{Code: code, Err: job.ErrReported, Hint: hint}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/restore"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
@@ -48,7 +49,7 @@ Exit codes: 0 all restored · 1 usage, or not everything could be restored
   backup-handler restore latest:/home/ann/thesis --to /home/ann/thesis
   backup-handler restore 20260228_030000:/etc --to /tmp/etc --include '*.conf' --dry-run`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), args[0], &f) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.restoreRun(cmd.Context(), args[0], &f) },
 
 		ValidArgsFunction: a.completeSnapshots(1),
 	}
@@ -68,7 +69,11 @@ Exit codes: 0 all restored · 1 usage, or not everything could be restored
 	return c
 }
 
-func (a *app) restore(ctx context.Context, spec string, f *restoreFlags) error {
+func (a *app) restoreRun(ctx context.Context, spec string, f *restoreFlags) error {
+	return a.recorded(ctx, "restore", f.dryRun, nil, func(ctx context.Context, run *journal.Run) error { return a.restore(ctx, spec, f, run) })
+}
+
+func (a *app) restore(ctx context.Context, spec string, f *restoreFlags, run *journal.Run) error {
 	if f.to == "" {
 		return job.Fail(job.ExitUsage, errors.New("restore where to?"), "add --to DIR")
 	}
@@ -98,8 +103,14 @@ func (a *app) restore(ctx context.Context, spec string, f *restoreFlags) error {
 	})
 	res, err := restore.Run(ctx, d.Repo, snap, node, from, f.to, o)
 	m.stop()
+	run.Snapshot = snap.ID.String()
+	run.Counts = journal.Counts{Files: res.Files, Bytes: res.BytesWritten, Problems: res.LostCount + res.FailedCount}
+	destination(run, d.Location, "")
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if n := run.Counts.Problems; n > 0 {
+		run.Error = things(int(n), "file") + " could not be restored"
 	}
 	return a.restoreDone(ctx, d, snap, from, f, &res, err, time.Since(start))
 }

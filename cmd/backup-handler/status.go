@@ -151,7 +151,7 @@ func (a *app) status(ctx context.Context, allHosts bool) error {
 	if err != nil || rep.OK {
 		return err
 	}
-	return &job.Failure{Code: job.ExitUsage, Err: errReported, Hint: strings.Join(hints, "; ")}
+	return &job.Failure{Code: job.ExitUsage, Err: job.ErrReported, Hint: strings.Join(hints, "; ")}
 }
 
 // statusOf looks at one destination.

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/restore"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
@@ -29,6 +30,7 @@ type verifyFlags struct {
 }
 
 func (a *app) verifyCommand() *cobra.Command {
+	var wait *parsed[time.Duration]
 	var f verifyFlags
 	c := &cobra.Command{
 		Use:   "verify [SNAPSHOT[:PATH] --against DIR]",
@@ -63,11 +65,14 @@ check, or usage · 130 interrupted`,
 			if f.against != "" || len(args) > 0 {
 				return a.verifyAgainst(cmd.Context(), args, &f)
 			}
-			return a.verifyRepositories(cmd.Context(), &f)
+			return a.recorded(cmd.Context(), "verify", false, wait, func(ctx context.Context, run *journal.Run) error {
+				return a.verifyRepositories(ctx, &f, run)
+			})
 		},
 		ValidArgsFunction: a.completeSnapshots(1),
 	}
 	fl := c.Flags()
+	wait = waitFlag(c)
 	a.filterFlags(c)
 	a.pathFlag(c)
 	fl.BoolVar(&f.readData, "read-data", false, "read and check every byte")
@@ -112,7 +117,7 @@ type verifyReport struct {
 	Repair     *repairReport  `json:"repair,omitempty"` // with --heal
 }
 
-func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
+func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags, run *journal.Run) error {
 	share, err := parseShare(f.sample)
 	if err != nil {
 		return job.Fail(job.ExitUsage, err, "")
@@ -147,6 +152,7 @@ func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
 		}
 		ok = ok && rep.OK
 		reports = append(reports, rep)
+		destination(run, l, rep.fault())
 		a.record("verify", slog.String("repository", l), slog.Bool("ok", rep.OK))
 	}
 	err = a.print(reports, func(w io.Writer) error {
@@ -158,7 +164,20 @@ func (a *app) verifyRepositories(ctx context.Context, f *verifyFlags) error {
 	if err != nil || ok {
 		return err
 	}
-	return &job.Failure{Code: job.ExitUsage, Err: errReported, Hint: strings.Join(hints, "; ")}
+	return &job.Failure{Code: job.ExitUsage, Err: job.ErrReported, Hint: strings.Join(hints, "; ")}
+}
+
+// fault is what is wrong, in one line; "" if nothing is.
+func (r *verifyReport) fault() string {
+	switch {
+	case r.OK:
+		return ""
+	case r.Error != "":
+		return r.Error
+	case r.Report != nil && len(r.Report.Faults) > 0:
+		return oneLine(fmt.Sprintf("%s, the first: %v", things(len(r.Report.Faults), "fault"), r.Report.Faults[0]))
+	}
+	return "it is not as it should be"
 }
 
 // verifyOne verifies a repository; with days, the share of the data that is due today;

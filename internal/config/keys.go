@@ -325,6 +325,15 @@ func currentSections() []Section {
 			{Name: "max_files", Type: Int, Default: "30", Floor: 1, Max: 1000,
 				Doc: "Number of rotated logs that are kept."},
 		}},
+		{Name: "HOOKS", Doc: "Commands around a run, for the shell; see docs/runs.md for what they learn of it. They are not run if others can change this file.", Keys: []Key{
+			{Name: "pre_backup", Type: String, Example: "systemctl stop shop", Doc: "Before a backup reads anything; if it fails, nothing is backed up (exit code 2)."},
+			{Name: "post_backup", Type: String, Example: "systemctl start shop", Doc: "After a backup, however it went, if pre_backup succeeded; if it fails, the run has a warning."},
+			{Name: "on_success", Type: String, Doc: "At the end of a backup that has done all it should."},
+			{Name: "on_failure", Type: String, Doc: "At the end of a backup that has not, one that was refused or interrupted included."},
+			{Name: "pre_restore", Type: String, Doc: "Before a restore writes anything; if it fails, nothing is restored (exit code 2)."},
+			{Name: "post_restore", Type: String, Doc: "After a restore, however it went, if pre_restore succeeded."},
+			{Name: "timeout", Type: Duration, Default: "5m", Unit: "s", Doc: "How long each may take; then it and all it has started is ended, and counts as failed. 0 is no limit."},
+		}},
 		{Name: "DEDUP", Doc: "Deduplication of BackupHandler 2.5.", Keys: []Key{
 			{Name: "enabled", Type: Bool, Default: "False",
 				Deprecated: "repositories always store equal data once",
@@ -348,10 +357,6 @@ func reservedSections() []Section {
 			{Name: "times", Type: Times, Example: "03:00, 15:30", Doc: "Times of day, local time."},
 			{Name: "interval_minutes", Type: Int, Default: "1", Unit: "min", Floor: 1, Example: "60",
 				Doc: "Expected time between backups, by which a missing one is noticed."},
-		}},
-		{Name: "HOOKS", Reserved: true, Doc: "Commands around a run.", Keys: []Key{
-			{Name: "pre_backup", Type: String, Doc: "Shell command before the backup; its failure ends the run."},
-			{Name: "post_backup", Type: String, Doc: "Shell command after the backup."},
 		}},
 		{Name: "SMTP", Reserved: true, Doc: "Mail about runs.", Keys: []Key{
 			{Name: "host", Type: String, Doc: "Host of the mail server."},

@@ -208,6 +208,38 @@ func (c *Config) Drill() (Drill, error) {
 	}, r.err
 }
 
+// Hooks are the commands around a run; "" for none.
+type Hooks struct {
+	PreBackup, PostBackup, OnSuccess, OnFailure string
+	PreRestore, PostRestore                     string
+	Timeout                                     time.Duration // of each; 0: no limit
+}
+
+// Hooks returns the section [HOOKS].
+func (c *Config) Hooks() (Hooks, error) {
+	var r reader
+	return Hooks{
+		PreBackup:   get(&r, c.Value("HOOKS", "pre_backup"), Value.Text),
+		PostBackup:  get(&r, c.Value("HOOKS", "post_backup"), Value.Text),
+		OnSuccess:   get(&r, c.Value("HOOKS", "on_success"), Value.Text),
+		OnFailure:   get(&r, c.Value("HOOKS", "on_failure"), Value.Text),
+		PreRestore:  get(&r, c.Value("HOOKS", "pre_restore"), Value.Text),
+		PostRestore: get(&r, c.Value("HOOKS", "post_restore"), Value.Text),
+		Timeout:     get(&r, c.Value("HOOKS", "timeout"), Value.Duration),
+	}, r.err
+}
+
+// StatusSentinel returns the file that holds the state of the last run: [PREFLIGHT]
+// status_sentinel, within the state directory unless it is absolute.
+func (c *Config) StatusSentinel() (string, error) {
+	name, err := c.Value("PREFLIGHT", "status_sentinel").Text()
+	if err != nil || filepath.IsAbs(name) || name == "" {
+		return name, err
+	}
+	dir, err := c.StateDir()
+	return filepath.Join(dir, name), err
+}
+
 // A reader keeps the first error of several values.
 type reader struct{ err error }
 

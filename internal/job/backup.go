@@ -64,10 +64,11 @@ type BackupOptions struct {
 	Progress  *backup.Progress
 	OnProblem func(tree.Problem)
 	OnFile    func(path, state string)
-	// Note receives one line about something the user should know.
-	Note func(string)
-	Log  *slog.Logger
-	Now  func() time.Time
+	// Note receives one line about something the user should know; Warn, which nil
+	// makes Note, one about something to look at.
+	Note, Warn func(string)
+	Log        *slog.Logger
+	Now        func() time.Time
 
 	chosen *sampler // for the list; nil: none
 }
@@ -128,17 +129,7 @@ func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, err
 
 func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, error) {
 	res := &BackupResult{}
-	var mu sync.Mutex
-	note := func(format string, args ...any) {
-		mu.Lock()
-		defer mu.Unlock()
-		line := fmt.Sprintf(format, args...)
-		if slices.Contains(res.Notes, line) {
-			return
-		}
-		res.Notes = append(res.Notes, line)
-		o.Note(line)
-	}
+	note, warn := tellers(o.Note, o.Warn, &res.Notes)
 	sources, err := cleanSources(o.Sources, note)
 	if err != nil {
 		return nil, Fail(ExitUsage, err, "")
@@ -149,7 +140,7 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 			return nil, Fail(ExitRefused, fmt.Errorf("source %s: %w", s, reason(err)), "is its file system mounted? Nothing was changed")
 		}
 	}
-	res.Destinations = openAll(ctx, a, o.Destinations, nil, o.Known, o.DryRun, note)
+	res.Destinations = openAll(ctx, a, o.Destinations, nil, o.Known, o.DryRun, note, warn)
 	defer func() {
 		for _, d := range res.Destinations {
 			if err := d.Close(); err != nil && d.Err == nil {
@@ -216,7 +207,7 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 	}
 	if res.Snapshot != nil && o.chosen != nil {
 		if err := o.Lists.write(ctx, res.Snapshot.ID, o.chosen); err != nil && ctx.Err() == nil {
-			note("no list for drills: %v", err)
+			warn("no list for drills: %v", err)
 		}
 	}
 	if res.Snapshot == nil || o.DryRun {
@@ -230,6 +221,31 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 		d.Err = errors.Join(d.Err, err)
 	}
 	return res, ctx.Err()
+}
+
+// A teller receives a line, formatted as by fmt.Printf.
+type teller func(format string, args ...any)
+
+// tellers makes those for notes and for warnings, which tell each line once and add it
+// to all. They may be used concurrently.
+func tellers(note, warn func(string), all *[]string) (n, w teller) {
+	if warn == nil {
+		warn = note
+	}
+	var mu sync.Mutex
+	to := func(tell func(string)) teller {
+		return func(format string, args ...any) {
+			mu.Lock()
+			defer mu.Unlock()
+			line := fmt.Sprintf(format, args...)
+			if slices.Contains(*all, line) {
+				return
+			}
+			*all = append(*all, line)
+			tell(line)
+		}
+	}
+	return to(note), to(warn)
 }
 
 func (o *BackupOptions) writer() repo.WriterOptions {
@@ -290,7 +306,7 @@ func isDamage(err error) bool {
 
 // openAll opens the destinations and creates those that do not exist: as siblings of
 // the given repository, or, where it is nil, of each other.
-func openAll(ctx context.Context, a *Access, locations []string, sibling *repo.Repository, known Known, dryRun bool, note func(string, ...any)) []*Destination {
+func openAll(ctx context.Context, a *Access, locations []string, sibling *repo.Repository, known Known, dryRun bool, note, warn teller) []*Destination {
 	all := make([]*Destination, len(locations))
 	var g errgroup.Group
 	if a.Prompt != nil {
@@ -311,7 +327,7 @@ func openAll(ctx context.Context, a *Access, locations []string, sibling *repo.R
 		if d.Err != nil {
 			continue
 		}
-		if d.Err = checkKnown(d, known, note); d.Err == nil && sibling == nil {
+		if d.Err = checkKnown(d, known, warn); d.Err == nil && sibling == nil {
 			sibling = d.Repo
 		}
 	}
@@ -346,10 +362,10 @@ func openAll(ctx context.Context, a *Access, locations []string, sibling *repo.R
 		if d.Err != nil || d.Repo == nil {
 			continue
 		}
-		noteDamage(d, note)
+		warnDamage(d, warn)
 		if !dryRun {
 			if err := known.Remember(d.Location, d.Repo.ID()); err != nil {
-				note("cannot remember the repository %s: %v", d.Place, err)
+				warn("cannot remember the repository %s: %v", d.Place, err)
 			}
 		}
 	}
@@ -366,10 +382,10 @@ func named(place string, err error) error {
 
 // checkKnown compares a destination with what was there before. One that is gone
 // is not created anew: its disk may just not be mounted.
-func checkKnown(d *Destination, known Known, note func(string, ...any)) error {
+func checkKnown(d *Destination, known Known, warn teller) error {
 	id, ok, err := known.Lookup(d.Location)
 	if err != nil {
-		note("%v", err)
+		warn("%v", err)
 	}
 	switch {
 	case !ok:
@@ -377,22 +393,22 @@ func checkKnown(d *Destination, known Known, note func(string, ...any)) error {
 		return &Failure{ExitRefused, fmt.Errorf("%s: the repository %s that was here is gone", d.Location, id.Short()),
 			"is its disk mounted? To begin a new one, run 'backup-handler init --backup-dirs " + d.Location + "'"}
 	case d.Repo.ID() != id:
-		note("%s: ANOTHER REPOSITORY than before is here (%s, was %s): if nobody has replaced it on purpose, find out who did", d.Location, d.Repo.ID().Short(), id.Short())
+		warn("%s: ANOTHER REPOSITORY than before is here (%s, was %s): if nobody has replaced it on purpose, find out who did", d.Location, d.Repo.ID().Short(), id.Short())
 	}
 	return nil
 }
 
-func noteDamage(d *Destination, note func(string, ...any)) {
+func warnDamage(d *Destination, warn teller) {
 	if n := len(d.Index.MissingPacks) + len(d.Index.ResizedPacks) + len(d.Index.DamagedPacks); n > 0 {
-		note("%s: %d packs are missing or damaged; what they held and is still in the sources is stored again. Run 'backup-handler verify'", d.Location, n)
+		warn("%s: %d packs are missing or damaged; what they held and is still in the sources is stored again. Run 'backup-handler verify'", d.Location, n)
 	}
 	if n := len(d.Unreadable); n > 0 {
-		note("%s: %d snapshots cannot be read. Run 'backup-handler verify'", d.Location, n)
+		warn("%s: %d snapshots cannot be read. Run 'backup-handler verify'", d.Location, n)
 	}
 }
 
 // backupTo makes the snapshot in one destination.
-func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note func(string, ...any)) (*tree.Snapshot, error) {
+func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note teller) (*tree.Snapshot, error) {
 	skip := localDirs(o.Destinations)
 	opts := backup.Options{
 		ReadAll: o.Mode == tree.Full, AllowEmpty: o.AllowEmpty, FileSHA256: o.FileSHA256, DryRun: o.DryRun,
@@ -549,7 +565,7 @@ func asPaths(names []string) []tree.Path {
 }
 
 // cleanSources makes the sources absolute, sorted and disjoint.
-func cleanSources(given []string, note func(string, ...any)) ([]string, error) {
+func cleanSources(given []string, note teller) ([]string, error) {
 	if len(given) == 0 {
 		return nil, errors.New("no source is given")
 	}

@@ -25,7 +25,8 @@ type CopyOptions struct {
 	Apart    bool
 	Known    Known
 	Progress *CopyProgress // may be nil
-	Note     func(string)
+	Note     func(string)  // as in BackupOptions
+	Warn     func(string)
 }
 
 // A CopyTarget is what became of a copy in one repository.
@@ -90,11 +91,7 @@ func (p *CopyProgress) watch(w *repo.Writer) {
 // *Failure when nothing could be done; else look at the result.
 func Copy(ctx context.Context, a *Access, src *Destination, targets []string, o CopyOptions) (*CopyResult, error) {
 	res := new(CopyResult)
-	note := func(format string, args ...any) {
-		line := fmt.Sprintf(format, args...)
-		res.Notes = append(res.Notes, line)
-		o.Note(line)
-	}
+	note, warn := tellers(o.Note, o.Warn, &res.Notes)
 	var err error
 	if res.Chosen, err = o.choose(src.Snapshots, note); err != nil {
 		return res, err
@@ -104,7 +101,7 @@ func Copy(ctx context.Context, a *Access, src *Destination, targets []string, o 
 		sibling = nil
 	}
 	var ready []*CopyTarget
-	for _, d := range openAll(ctx, a, targets, sibling, o.Known, o.DryRun, note) {
+	for _, d := range openAll(ctx, a, targets, sibling, o.Known, o.DryRun, note, warn) {
 		t := &CopyTarget{Destination: d}
 		res.Targets = append(res.Targets, t)
 		defer func() {
@@ -152,7 +149,7 @@ func Copy(ctx context.Context, a *Access, src *Destination, targets []string, o 
 }
 
 // choose returns the snapshots that were asked for, oldest first.
-func (o *CopyOptions) choose(all []*tree.Snapshot, note func(string, ...any)) ([]*tree.Snapshot, error) {
+func (o *CopyOptions) choose(all []*tree.Snapshot, note teller) ([]*tree.Snapshot, error) {
 	if len(o.Names) == 0 {
 		return o.Filter.Of(all), nil
 	}
