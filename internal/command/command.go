@@ -12,6 +12,7 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,7 +62,10 @@ type Result struct {
 	Took     time.Duration
 	TimedOut bool   // it was ended at its limit
 	Output   string // the end of it, both streams, at most 16 KiB, without secrets
-	Dropped  int64  // bytes of output that OnLine did not get
+	// LastLine is the last one of standard error that is not empty, or else of standard
+	// output: often the cause of a failure.
+	LastLine string
+	Dropped  int64 // bytes of output that OnLine did not get
 	// Err is nil if the command ended by itself, with exit code 0. It says what
 	// happened in words that fit behind the command's name: "failed with exit code 3".
 	Err error
@@ -112,7 +116,7 @@ func Run(ctx context.Context, c Command) Result {
 	}
 	stdout.end()
 	stderr.end()
-	r := Result{ExitCode: -1, Took: time.Since(start), Output: out.tail.String(), Dropped: out.dropped}
+	r := Result{ExitCode: -1, Took: time.Since(start), Output: out.tail.String(), LastLine: cmp.Or(out.last[1], out.last[0]), Dropped: out.dropped}
 	if cmd.ProcessState != nil {
 		r.ExitCode = cmd.ProcessState.ExitCode()
 	}
@@ -140,7 +144,8 @@ type output struct {
 	mu      sync.Mutex
 	lines   int
 	tail    tail
-	dropped int64 // bytes
+	last    [2]string // line of standard output, of standard error
+	dropped int64     // bytes
 }
 
 // line passes one on, as it was read: without its end, of at most readLine bytes.
@@ -153,6 +158,13 @@ func (o *output) line(raw []byte, more int64, stderr bool) {
 		text = strings.ToValidUTF8(text[:maxLine], "") + "…"
 	}
 	o.tail.add(text)
+	if strings.TrimSpace(text) != "" {
+		i := 0
+		if stderr {
+			i = 1
+		}
+		o.last[i] = text
+	}
 	if o.lines++; o.lines > maxLines {
 		o.dropped += int64(len(text)) + more
 		return

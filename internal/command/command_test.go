@@ -30,6 +30,9 @@ func TestRun(t *testing.T) {
 	if r.ExitCode != 3 || r.Err == nil || r.Err.Error() != "failed with exit code 3" || r.TimedOut || r.Dropped != 0 {
 		t.Errorf("%+v", r)
 	}
+	if r.LastLine != "1" {
+		t.Errorf("last line %q", r.LastLine)
+	}
 	got := strings.Join(lines, "\n")
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {

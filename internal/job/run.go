@@ -263,7 +263,7 @@ func (r *Runner) before(ctx context.Context, run *journal.Run, name, line, sourc
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return Fail(ExitRefused, fmt.Errorf("%s %w%s", hookName(name, source), res.Err, lastLine(res.Output)), "nothing was done; the application log has all that it has printed")
+	return Fail(ExitRefused, fmt.Errorf("%s %w%s", hookName(name, source), res.Err, lastLine(res.LastLine)), "nothing was done; the application log has all that it has printed")
 }
 
 // after runs a hook that cannot change what the run has done.
@@ -278,7 +278,7 @@ func (r *Runner) after(ctx context.Context, run *journal.Run, name, line, source
 		defer os.Remove(stats)
 	}
 	if res := r.hook(ctx, run, name, line, source, stats); res.Err != nil {
-		r.Warn(fmt.Sprintf("%s %v%s", hookName(name, source), res.Err, lastLine(res.Output)))
+		r.Warn(fmt.Sprintf("%s %v%s", hookName(name, source), res.Err, lastLine(res.LastLine)))
 	}
 }
 
@@ -289,16 +289,14 @@ func hookName(name, source string) string {
 	return "the hook " + name + " of " + source
 }
 
-// lastLine is what a failed hook has printed last, which is often the cause.
-func lastLine(output string) string {
-	output = strings.TrimSpace(output)
-	if output == "" {
-		return ""
-	}
+// lastLine is what a failed hook has said, behind a colon.
+func lastLine(line string) string {
 	const most = 200
-	line := output[strings.LastIndexByte(output, '\n')+1:]
 	if len(line) > most {
 		line = strings.ToValidUTF8(line[:most], "") + "…"
+	}
+	if line == "" {
+		return ""
 	}
 	return ": " + line
 }
