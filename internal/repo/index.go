@@ -48,6 +48,20 @@ type listedObject struct {
 
 func compareListed(a, b listedObject) int { return bytes.Compare(a.id[:], b.id[:]) }
 
+// findNext is findListed for IDs that come in the order of the list: *at is where the
+// last one was, and becomes where this one is.
+func findNext(sorted []listedObject, id *ID, at *int) bool {
+	if next := *at + 1; next < len(sorted) && sorted[next].id == *id {
+		*at = next
+		return true
+	}
+	i, ok := findListed(sorted, id)
+	if ok {
+		*at = i
+	}
+	return ok
+}
+
 func findListed(sorted []listedObject, id *ID) (int, bool) {
 	return slices.BinarySearchFunc(sorted, id, func(o listedObject, id *ID) int { return bytes.Compare(o.id[:], id[:]) })
 }
@@ -476,14 +490,12 @@ func (x *index) loadLocked(ctx context.Context, condemned bool) (err error) {
 	x.report.IndexObjects = len(objects)
 	cached := newBitmap(len(objects))
 	if x.cache != nil {
-		l.segs = x.cache.open(x.repo.id, func(id ID) bool {
-			_, ok := findListed(objects, &id)
-			return ok
-		})
+		at := -1
+		l.segs = x.cache.open(x.repo.id, func(id ID) bool { return findNext(objects, &id, &at) })
 		for _, s := range l.segs {
 			for i := range s.covers {
-				j, _ := findListed(objects, &s.covers[i])
-				cached.set(j)
+				findNext(objects, &s.covers[i], &at)
+				cached.set(at)
 			}
 		}
 	}
@@ -511,27 +523,56 @@ func (x *index) loadLocked(ctx context.Context, condemned bool) (err error) {
 	return nil
 }
 
+// packBatch is how many packs are looked for at a time: the guard against faults of a
+// mapped file costs as much as a look-up.
+const packBatch = 4096
+
 // listPacks lists the packs: those that the cache's segments have are marked in
 // them, so that nothing of them is in the heap, and the others gathered.
 func (l *loader) listPacks(ctx context.Context) error {
 	var fault error
-	err := l.x.repo.list(ctx, "packs", &l.report.Unknown, func(id ID, size int64) {
-		l.report.Packs++
-		l.report.Bytes += size
-		found := false
+	found := newBitmap(packBatch)
+	mark := func(batch []listedObject) {
+		clear(found)
 		for _, s := range l.segs {
-			err := s.eachPack(&id, func(i int, _ ID, sz int64) {
-				if sz == size {
-					found = true
+			err := s.eachListed(batch, func(j, i int, size int64) {
+				if size == batch[j].size {
+					found.set(j)
 					fault = cmp.Or(fault, s.set(i, l.condemned))
 				}
 			})
 			fault = cmp.Or(fault, err)
 		}
-		if !found {
-			l.packs = append(l.packs, listedObject{id, size})
+		for j, p := range batch {
+			if !found.get(j) {
+				l.packs = append(l.packs, p)
+			}
+		}
+	}
+	// One batch is looked for while the next one is listed.
+	batches, free := make(chan []listedObject, 1), make(chan []listedObject, 3)
+	for range cap(free) {
+		free <- make([]listedObject, 0, packBatch)
+	}
+	var marking sync.WaitGroup
+	marking.Go(func() {
+		for batch := range batches {
+			mark(batch)
+			free <- batch[:0]
 		}
 	})
+	batch := <-free
+	err := l.x.repo.list(ctx, "packs", &l.report.Unknown, func(id ID, size int64) {
+		l.report.Packs++
+		l.report.Bytes += size
+		if batch = append(batch, listedObject{id, size}); len(batch) == packBatch {
+			batches <- batch
+			batch = <-free
+		}
+	})
+	batches <- batch
+	close(batches)
+	marking.Wait()
 	l.sortPacks()
 	return cmp.Or(err, fault)
 }

@@ -53,14 +53,26 @@ func ParseID(s string) (ID, error) {
 	if len(s) != 2*len(id) {
 		return ID{}, fmt.Errorf("%q is not an ID: want %d hexadecimal digits", s, 2*len(id))
 	}
-	for _, c := range []byte(s) {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+	for i := range id {
+		hi, lo := hexValue[s[2*i]], hexValue[s[2*i+1]]
+		if hi|lo > 15 {
 			return ID{}, fmt.Errorf("%q is not an ID: want lower-case hexadecimal digits", s)
 		}
+		id[i] = hi<<4 | lo
 	}
-	hex.Decode(id[:], []byte(s)) // checked above
 	return id, nil
 }
+
+// hexValue has the value of each lower-case hexadecimal digit, and 255 for all else.
+var hexValue = func() (v [256]byte) {
+	for c := range v {
+		v[c] = 255
+	}
+	for i, c := range []byte("0123456789abcdef") {
+		v[c] = byte(i)
+	}
+	return v
+}()
 
 // Kind separates what is read often (metadata) from what is read for a restore
 // (data): each has packs of its own. The numbers are part of the format.

@@ -387,31 +387,51 @@ func (s *segment) guardedPackAt(i int) (id ID, size int64, err error) {
 // table has several records.
 func (s *segment) eachPack(id *ID, fn func(i int, id ID, size int64)) (err error) {
 	defer guard(s, debug.SetPanicOnFault(true), &err)
-	i := 0
 	if id != nil {
-		key := binary.BigEndian.Uint64(id[:])
-		i, err = lowerBound(s.packs.n, key, func(i int) (uint64, bool, error) {
-			p, err := s.record(s.packs, i)
-			if err != nil {
-				return 0, false, err
-			}
-			return binary.BigEndian.Uint64(p), bytes.Compare(p[:16], id[:]) < 0, nil
-		})
-		if err != nil {
-			return err
-		}
+		return s.packsOf(id, func(i int, size int64) { fn(i, *id, size) })
 	}
-	for ; i < s.packs.n; i++ {
+	for i := range s.packs.n {
 		p, size, err := s.packAt(i)
 		if err != nil {
 			return err
 		}
-		if id != nil && p != *id {
-			return nil
-		}
 		fn(i, p, size)
 	}
 	return nil
+}
+
+// eachListed calls fn with the number and size of each record of the packs of a list, and
+// with the place of the pack in that list.
+func (s *segment) eachListed(list []listedObject, fn func(j, i int, size int64)) (err error) {
+	defer guard(s, debug.SetPanicOnFault(true), &err)
+	for j := range list {
+		if err := s.packsOf(&list[j].id, func(i int, size int64) { fn(j, i, size) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// packsOf calls fn with the number and size of each record of a pack. It needs guard.
+func (s *segment) packsOf(id *ID, fn func(i int, size int64)) error {
+	key := binary.BigEndian.Uint64(id[:])
+	i, err := lowerBound(s.packs.n, key, func(i int) (uint64, bool, error) {
+		p, err := s.record(s.packs, i)
+		if err != nil {
+			return 0, false, err
+		}
+		k := binary.BigEndian.Uint64(p)
+		return k, k < key || k == key && bytes.Compare(p[8:16], id[8:]) < 0, nil
+	})
+	for ; err == nil && i < s.packs.n; i++ {
+		var p ID
+		var size int64
+		if p, size, err = s.packAt(i); err != nil || p != *id {
+			break
+		}
+		fn(i, size)
+	}
+	return err
 }
 
 // A pageWriter writes records into checksummed pages.
@@ -510,7 +530,10 @@ func (w *segmentWriter) pack(id ID, size int64) {
 	binary.LittleEndian.PutUint64(r[16:], uint64(size))
 }
 
+// objects writes the IDs of the index objects, in their order, which readers are fast
+// with and do not rely on. It sorts them.
 func (w *segmentWriter) objects(ids []ID) {
+	slices.SortFunc(ids, func(a, b ID) int { return bytes.Compare(a[:], b[:]) })
 	for i := range ids {
 		copy(w.record(objectBytes), ids[i][:])
 	}
@@ -655,12 +678,11 @@ func mergeSegments(w io.Writer, repoID ID, segs []*segment) (numbers [][]uint32,
 		return nil, err
 	}
 	sw.endTable()
+	var covers []ID
 	for _, s := range segs {
-		for i := range s.covers {
-			copy(sw.record(objectBytes), s.covers[i][:])
-		}
+		covers = append(covers, s.covers...)
 	}
-	sw.endTable()
+	sw.objects(covers)
 	return numbers, sw.err
 }
 
