@@ -104,7 +104,7 @@ func Copy(ctx context.Context, a *Access, src *Destination, targets []string, o 
 		sibling = nil
 	}
 	var ready []*CopyTarget
-	for _, d := range openAll(ctx, a, targets, sibling, o.Known, o.DryRun, note) {
+	for _, d := range openAll(ctx, a, targets, nil, sibling, o.Known, o.DryRun, note) {
 		t := &CopyTarget{Destination: d}
 		res.Targets = append(res.Targets, t)
 		defer func() {
