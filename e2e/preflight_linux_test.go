@@ -427,3 +427,20 @@ func TestPreflightConfiguration(t *testing.T) {
 		t.Errorf("%s %s", s, text)
 	}
 }
+
+// TestPreflightNobody: what a user without privileges may not do is found out before it
+// is tried.
+func TestPreflightNobody(t *testing.T) {
+	w := newWorld(t)
+	needRoot(t, "it runs the program as another user")
+	closed, theirs := w.mkdir("closed"), w.mkdir("theirs")
+	must(t, os.Chmod(closed, 0o700))
+	w.drop()
+	src, mine := w.tree(2, "src"), w.mkdir("mine")
+	w.preflight(ok, nil, encrypted(src, mine)...)
+	w.refuses("source", []string{closed, "permission denied"}, nil, encrypted(closed, mine)...)
+	w.refuses("source", []string{closed, "permission denied"}, nil, encrypted(filepath.Join(closed, "below"), mine)...)
+	w.refuses("writable", []string{theirs, "may not make a file"}, nil, encrypted(src, theirs)...)
+	w.refuses("writable", []string{theirs, "may not make a file"}, nil, encrypted(src, filepath.Join(theirs, "repo"))...)
+	w.refuses("writable", []string{closed}, nil, encrypted(src, filepath.Join(closed, "repo"))...)
+}
