@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -86,6 +85,7 @@ func Preflight(ctx context.Context, a *Access, o PreflightOptions) *preflight.Re
 		rep.Add(preflight.ClockOf(now, o.Built, h.newest))
 		rep.Add(preflight.StaleAfter(now, h.last, o.Settings.Interval, o.Settings.StalenessFactor))
 		rep.Add(p.own(ctx)...)
+		rep.Add(p.ungoverned(looks)...)
 	}
 	had := h.files
 	if len(sources) != 1 {
@@ -185,10 +185,22 @@ func (p *preflighting) own(ctx context.Context) []preflight.Result {
 	return results
 }
 
+// ungoverned warns of an expected_mount that no destination is below: it may be
+// misspelt, and protects nothing.
+func (p *preflighting) ungoverned(looks []*look) []preflight.Result {
+	if p.Settings.ExpectedMount == "" || slices.ContainsFunc(looks, func(l *look) bool { return l.below }) ||
+		!slices.ContainsFunc(looks, func(l *look) bool { return l.dir != "" }) {
+		return nil
+	}
+	return []preflight.Result{{Check: preflight.CheckVolume, State: preflight.Warning, Subject: p.Settings.ExpectedMount,
+		Text: "no destination is below it, so none is compared", Hint: "correct expected_mount in [PREFLIGHT], or leave it out"}}
+}
+
 // A look is at one destination.
 type look struct {
 	location string
 	dir      string // "" if it is on another machine
+	below    bool   // [PREFLIGHT] expected_mount
 	results  []preflight.Result
 	d        *Destination // nil: could not be opened
 	kept     *keptOpen
@@ -218,11 +230,10 @@ func (p *preflighting) destinations(ctx context.Context, list bool) []*look {
 	if p.access.Prompt != nil {
 		g.SetLimit(1)
 	}
-	var seen sync.Map
 	for i, place := range p.Destinations {
 		l := &look{location: place, kept: p.access.kept}
 		looks[i] = l
-		if _, twice := seen.LoadOrStore(place, true); twice {
+		if slices.Contains(p.Destinations[:i], place) {
 			l.say(preflight.CheckRepository, preflight.Warning, "", "it is named twice")
 			continue
 		}
@@ -255,17 +266,16 @@ func (p *preflighting) local(ctx context.Context, l *look) bool {
 	}
 	mounted := p.machine.Mounted(ctx, dir, mount)
 	if unseen(mounted) {
+		l.below = true // that is not known, and this is enough
 		return false
 	}
 	volume := p.machine.Volume(ctx, dir, preflight.Expected{Mount: s.ExpectedMount, Label: s.ExpectedLabel, UUID: s.ExpectedUUID, FSType: s.ExpectedFSType}, mount)
+	l.below = len(volume) > 0
 	if len(mounted) > 0 { // has been said
 		volume = slices.DeleteFunc(volume, func(r preflight.Result) bool { return r.Check == preflight.CheckMounted && r.State == preflight.OK })
 	}
 	if unseen(volume) {
 		return false
-	}
-	if s.ExpectedMount != "" && len(volume) == 0 && len(mounted) == 0 {
-		l.say(preflight.CheckVolume, preflight.Skipped, "", "it is not below expected_mount")
 	}
 	if s.ExpectedOwner != "" && unseen(p.machine.Owned(ctx, dir, s.ExpectedOwner)) {
 		return false
@@ -423,7 +433,12 @@ func (p *preflighting) recorded() (h past) {
 		return h
 	}
 	for _, r := range runs {
-		if r.Command != "backup" || r.DryRun || !r.Status.Over() || !slices.EqualFunc(r.Sources, p.Sources, func(s journal.SourceRun, path string) bool { return s.Path == path }) {
+		var sources []string
+		for _, s := range r.Sources {
+			sources = append(sources, s.Path)
+		}
+		slices.Sort(sources)
+		if r.Command != "backup" || r.DryRun || !r.Status.Over() || !slices.Equal(sources, p.Sources) {
 			continue
 		}
 		if r.Start.After(h.newest) {

@@ -337,3 +337,18 @@ func TestPreflightConfiguration(t *testing.T) {
 		}
 	}
 }
+
+// An expected_mount that no destination is below protects nothing.
+func TestPreflightUngoverned(t *testing.T) {
+	a, b := access(t, unset, AccessOptions{}), newBench(t)
+	for mount, want := range map[string]preflight.State{b.place("elsewhere"): preflight.Warning, "": ""} {
+		rep := b.preflight(a, func(o *PreflightOptions) { o.Settings.ExpectedMount = mount }, "a")
+		if s, text := found(rep, preflight.CheckVolume, ""); s != want {
+			t.Errorf("%q: %q %s", mount, s, text)
+		}
+	}
+	rep := b.preflight(a, func(o *PreflightOptions) { o.Settings.ExpectedMount = b.root }, "a")
+	if s, text := found(rep, preflight.CheckVolume, ""); s != "" {
+		t.Errorf("%q %s", s, text)
+	}
+}

@@ -17,8 +17,7 @@ const maxFstab = 1 << 20
 // fstab are the mount points of /etc/fstab, other than the root.
 type fstab []string
 
-// readFstab reads fstab(5): fields separated by blanks, the second is the mount point,
-// with \040 for a blank. Swap has none.
+// readFstab reads the file of that name; a missing one is empty.
 func readFstab(name string) (fstab, error) {
 	f, err := os.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -28,8 +27,14 @@ func readFstab(name string) (fstab, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return parseFstab(f)
+}
+
+// parseFstab reads fstab(5): fields separated by blanks, the second is the mount point,
+// with \040 for a blank. Swap has none.
+func parseFstab(r io.Reader) (fstab, error) {
 	var t fstab
-	lines := bufio.NewScanner(io.LimitReader(f, maxFstab))
+	lines := bufio.NewScanner(io.LimitReader(r, maxFstab))
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
 		if len(fields) < 3 || strings.HasPrefix(fields[0], "#") || fields[2] == "swap" {

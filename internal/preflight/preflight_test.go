@@ -270,3 +270,19 @@ func TestOwned(t *testing.T) {
 	one(t, bare().Owned(t.Context(), dir, "nobody-of-this-name")).check(t, Refused, "no user nobody-of-this-name")
 	one(t, bare().Owned(t.Context(), filepath.Join(dir, "none"), me)).check(t, Skipped, "does not exist")
 }
+
+func FuzzFstab(f *testing.F) {
+	f.Add("# comment\nUUID=1 /mnt/my\\040disk ext4 defaults 0 2\n/dev/sda2 none swap sw 0 0\n")
+	f.Add("a /\\ b")
+	f.Fuzz(func(t *testing.T, text string) {
+		table, err := parseFstab(strings.NewReader(text))
+		if err != nil {
+			return
+		}
+		for _, p := range table {
+			if !filepath.IsAbs(p) || p == "/" || p != filepath.Clean(p) {
+				t.Errorf("%q: mount point %q", text, p)
+			}
+		}
+	})
+}
