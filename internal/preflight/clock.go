@@ -12,16 +12,19 @@ const (
 	// maxWrong is how far it may be ahead for a backup to be made. With a clock that is
 	// a day behind, rules that keep the newest of each day forget the wrong ones.
 	maxWrong = 24 * time.Hour
+	// buildSlack is how far it may be before the time of the build: that was another
+	// machine's clock.
+	buildSlack = 24 * time.Hour
 )
 
-// ClockOf checks that it is not before the program was built, and not before the time
+// ClockOf checks that it is not a day before the program was built, and not before the time
 // of the newest snapshot or run that is known, which may be zero.
 func ClockOf(now, built, newest time.Time) Result {
 	r := Result{Check: CheckClock, State: OK, Text: now.UTC().Format(time.DateTime) + " UTC"}
 	const set = "set this machine's clock, best by NTP"
 	ahead := newest.Sub(now)
 	switch {
-	case now.Before(built):
+	case now.Before(built.Add(-buildSlack)):
 		r.State, r.Hint = Refused, set
 		r.Text = fmt.Sprintf("it says %s UTC, which is before this program was built (%s)", now.UTC().Format(time.DateTime), built.UTC().Format(time.DateOnly))
 	case newest.IsZero() || ahead <= maxAhead:

@@ -155,8 +155,8 @@ func TestClock(t *testing.T) {
 	}{
 		{"nothing is known", time.Time{}, time.Time{}, OK},
 		{"after all", built, built, OK},
-		{"the moment of the build", now, time.Time{}, OK},
-		{"before the build", now.Add(time.Second), time.Time{}, Refused},
+		{"a day before the build", now.Add(24 * time.Hour), time.Time{}, OK},
+		{"more than a day before it", now.Add(24*time.Hour + time.Second), time.Time{}, Refused},
 		{"a little before the last backup", built, now.Add(10 * time.Minute), OK},
 		{"before the last backup", built, now.Add(10*time.Minute + 1), Warning},
 		{"a day before it", built, now.Add(24 * time.Hour), Warning},
