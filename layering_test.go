@@ -15,7 +15,7 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 // groups are the layers of the program: a package imports only from earlier
 // groups. Packages that do not exist yet have their place already.
 var groups = [][]string{
-	{"durable", "chunk", "seal", "config", "command", "exclude", "keyring", "limit", "tailscale", "service"},
+	{"durable", "chunk", "seal", "config", "command", "exclude", "keyring", "limit", "preflight", "tailscale", "service"},
 	{"storage", "sheet"},
 	{"httpstore", "parity"},
 	{"sftp", "s3", "gcs", "azure"},
@@ -45,6 +45,7 @@ var only = map[string]string{
 	"github.com/klauspost/reedsolomon": "parity",
 	"github.com/piglig/go-qr":          "sheet",
 	"github.com/zalando/go-keyring":    "keyring",
+	"github.com/moby/sys/mountinfo":    "preflight",
 	"golang.org/x/time":                "storage",
 	"github.com/minio/minio-go":        "s3",
 	"tailscale.com":                    "tailscale",

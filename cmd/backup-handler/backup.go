@@ -23,6 +23,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
+	"github.com/SP1R4/BackupHandler/v3/internal/preflight"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -101,7 +102,7 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 		return err
 	}
 	var p backupPlan
-	prepare := func(_ context.Context, run *journal.Run) (err error) {
+	prepare := func(ctx context.Context, run *journal.Run) (err error) {
 		if p.BackupOptions, err = a.backupOptions(f); err != nil {
 			return job.Fail(job.ExitUsage, err, "")
 		}
@@ -115,9 +116,16 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 		if p.keep, err = a.keeping(f.retain.or(0)); err != nil {
 			return job.Fail(job.ExitUsage, err, "")
 		}
-		p.acc, err = a.access(f.encrypt, f.recipients)
-		return err
+		if p.acc, err = a.access(f.encrypt, f.recipients); err != nil {
+			return err
+		}
+		return a.check(ctx, &p)
 	}
+	defer func() {
+		if p.acc != nil {
+			p.acc.Close()
+		}
+	}()
 	work := func(ctx context.Context, run *journal.Run) error { return a.makeBackup(ctx, &p, run) }
 	if f.dryRun {
 		run := &journal.Run{}
@@ -129,6 +137,31 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 	return a.asRun(ctx, runKind{
 		command: "backup", alone: slices.Concat(f.sources, []string{""}, a.backupDirs, f.servers, f.modes), wait: f.wait.or(0), preflight: prepare,
 	}, work)
+}
+
+// check makes the pre-flight checks. Destinations that are refused fail alone.
+func (a *app) check(ctx context.Context, p *backupPlan) error {
+	o, err := a.preflightOptions(p.BackupOptions)
+	if err != nil {
+		return job.Fail(job.ExitUsage, err, "")
+	}
+	o.Mount, o.Keep = !p.DryRun, true
+	rep := job.Preflight(ctx, p.acc, *o)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	for _, r := range rep.With(preflight.Warning) {
+		text := r.Text
+		if r.Subject != "" {
+			text = quote(r.Subject) + ": " + text
+		}
+		if r.Hint != "" {
+			text += " (" + r.Hint + ")"
+		}
+		a.warn("%s", text)
+	}
+	p.Refused, err = job.Refusal(rep, p.Destinations)
+	return err
 }
 
 // makeBackup is the run without what is around it.
@@ -186,6 +219,10 @@ func (a *app) backupRecord(res *job.BackupResult, run *journal.Run) {
 	c := s.Counts
 	run.Counts = journal.Counts{
 		Files: c.Files, New: c.New, Changed: c.Changed, Bytes: c.Bytes, Read: c.BytesRead, Stored: c.BytesStored, Problems: c.Problems,
+	}
+	run.Sources = nil
+	for _, p := range s.Sources {
+		run.Sources = append(run.Sources, journal.SourceRun{Path: string(p)})
 	}
 	for i := range run.Sources {
 		src := &run.Sources[i]

@@ -9,6 +9,7 @@ func (a *app) commands() []*cobra.Command {
 		a.restoreCommand(),
 		a.verifyCommand(),
 		a.drillCommand(),
+		a.preflightCommand(),
 		a.snapshotsCommand(),
 		a.lsCommand(),
 		a.findCommand(),

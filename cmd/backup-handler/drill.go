@@ -192,9 +192,8 @@ func (a *app) drillOptions(f *drillFlags) (*job.DrillOptions, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.CheckCommand != "" && a.cfg.OthersCanChange() {
-		return nil, job.Fail(job.ExitUsage, fmt.Errorf("check_command is not run: others can change %s", quote(a.cfg.Path())),
-			"make the file yours, or root's, alone: chmod 600")
+	if err := a.cfg.Trusted(); c.CheckCommand != "" && err != nil {
+		return nil, job.Fail(job.ExitUsage, fmt.Errorf("check_command is not run: %w", err), job.TrustHint)
 	}
 	var seed [8]byte
 	crand.Read(seed[:])

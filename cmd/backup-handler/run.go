@@ -19,8 +19,6 @@ import (
 const (
 	// triggerEnv is how whoever starts the program says who that is.
 	triggerEnv = "BACKUP_HANDLER_TRIGGER"
-	// trustEnv, set to 1, has hooks run from a file that others can change.
-	trustEnv = "BACKUP_HANDLER_TRUST_CONFIG"
 	// maxWarnings is how many warnings of a run are kept for its record.
 	maxWarnings = 200
 )
@@ -60,7 +58,8 @@ func (a *app) asRun(ctx context.Context, k runKind, work func(ctx context.Contex
 	}
 	var err error
 	if r.Hooks, err = a.hooks(k.command); err != nil {
-		return job.Fail(job.ExitUsage, err, "")
+		broken := job.Fail(job.ExitUsage, err, "") // a run like any other: recorded and told of
+		r.Preflight = func(context.Context, *journal.Run) error { return broken }
 	}
 	if dir, err := a.cfg.StateDir(); err == nil {
 		r.Runs = journal.OpenRuns(dir)
@@ -136,12 +135,8 @@ func (a *app) hooks(command string) (job.Hooks, error) {
 	if h.Before+h.After+h.OnSuccess+h.OnFailure == "" {
 		return job.Hooks{}, nil
 	}
-	trust, _ := a.env(trustEnv)
-	if a.cfg.OthersCanChange() && trust != "1" {
-		return job.Hooks{}, &job.Failure{
-			Code: job.ExitUsage, Err: fmt.Errorf("the hooks of %s are not run, and so nothing is: others can change the file", quote(a.cfg.Path())),
-			Hint: "make the file yours, or root's, alone: chmod 600 (" + trustEnv + "=1 runs them all the same)",
-		}
+	if err := a.cfg.Trusted(); err != nil {
+		return job.Hooks{}, &job.Failure{Code: job.ExitUsage, Err: fmt.Errorf("hooks are not run, and so nothing is: %w", err), Hint: job.TrustHint}
 	}
 	h.Env = a.hookEnvironment()
 	return h, nil

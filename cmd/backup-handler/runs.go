@@ -121,7 +121,7 @@ func whatText(r *journal.Run) string {
 	switch {
 	case what != "":
 	case r.Snapshot != "" && r.Command == "backup":
-		what = fmt.Sprintf("%s, %s files, %s stored", r.Snapshot[:min(8, len(r.Snapshot))], countText(r.Counts.Files), bytesText(r.Counts.Stored))
+		what = fmt.Sprintf("%s, %s, %s stored", r.Snapshot[:min(8, len(r.Snapshot))], things(int(r.Counts.Files), "file"), bytesText(r.Counts.Stored))
 	case len(r.Warnings) > 0:
 		what = r.Warnings[0]
 	}

@@ -168,7 +168,7 @@ func parseConnectionString(s string) (connectionString, error) {
 	for part := range strings.SplitSeq(strings.Trim(strings.TrimSpace(s), ";"), ";") {
 		name, value, ok := strings.Cut(part, "=")
 		if !ok {
-			return connectionString{}, httpstore.Permanent(errors.New("the connection string is not one of Azure's"), hint)
+			return connectionString{}, httpstore.Denied(errors.New("the connection string is not one of Azure's"), hint)
 		}
 		values[strings.ToLower(strings.TrimSpace(name))] = value
 	}
@@ -180,7 +180,7 @@ func parseConnectionString(s string) (connectionString, error) {
 		suffix:   values["endpointsuffix"],
 	}
 	if c.key == "" && c.sas == "" {
-		return connectionString{}, httpstore.Permanent(errors.New("the connection string holds neither a key nor a SAS"), hint)
+		return connectionString{}, httpstore.Denied(errors.New("the connection string holds neither a key nor a SAS"), hint)
 	}
 	if c.endpoint == "" && c.account != "" && values["defaultendpointsprotocol"] == "http" {
 		c.endpoint = "http://" + c.account + ".blob." + first(c.suffix, publicSuffix)
@@ -194,7 +194,7 @@ func parseSAS(sas string) (query string, expiry time.Time, err error) {
 	query = strings.TrimPrefix(strings.TrimSpace(sas), "?")
 	values, err := url.ParseQuery(query)
 	if err != nil || values.Get("sig") == "" {
-		return "", time.Time{}, httpstore.Permanent(errors.New("the SAS is not one of Azure's: it has no signature"),
+		return "", time.Time{}, httpstore.Denied(errors.New("the SAS is not one of Azure's: it has no signature"),
 			"copy the token whole, from sv= (or sp=) on, and put it in quotes in a shell, which takes & for its own")
 	}
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04Z", time.DateOnly} {
@@ -209,7 +209,7 @@ func (t target) expired(now time.Time) error {
 	if t.expiry.IsZero() || now.Before(t.expiry) {
 		return nil
 	}
-	return httpstore.Permanent(fmt.Errorf("the SAS has expired, at %s UTC", t.expiry.UTC().Format(time.DateTime)), "make a new one, and set it")
+	return httpstore.Denied(fmt.Errorf("the SAS has expired, at %s UTC", t.expiry.UTC().Format(time.DateTime)), "make a new one, and set it")
 }
 
 // newClient returns the library's client.
@@ -220,7 +220,7 @@ func (t target) newClient(name string, o *container.ClientOptions, client *https
 	case t.key != "":
 		key, err := container.NewSharedKeyCredential(t.account, strings.TrimSpace(t.key))
 		if err != nil {
-			return nil, httpstore.Permanent(errors.New("the key of the account is not one of Azure's: it is not in base64"), "copy the key whole, with the == at its end")
+			return nil, httpstore.Denied(errors.New("the key of the account is not one of Azure's: it is not in base64"), "copy the key whole, with the == at its end")
 		}
 		return container.NewClientWithSharedKeyCredential(u.String(), key, o)
 	case t.sas != "":
@@ -235,7 +235,7 @@ func (t target) newClient(name string, o *container.ClientOptions, client *https
 		},
 	})
 	if err != nil {
-		return nil, httpstore.Permanent(errors.New(httpstore.OneLine(err.Error())), credentialsHint)
+		return nil, httpstore.Denied(errors.New(httpstore.OneLine(err.Error())), credentialsHint)
 	}
 	return container.NewClient(u.String(), tokens{chain}, o)
 }

@@ -95,7 +95,7 @@ var aadCode = regexp.MustCompile(`AADSTS[0-9]+: [^"\\\r\n]*`)
 func (s *Store) describeToken(t *tokenError) error {
 	failed, refused := errors.AsType[*azidentity.AuthenticationFailedError](t)
 	if !refused {
-		return httpstore.Permanent(errors.New("no credentials: none in the environment, no managed identity, no login of az, azd or PowerShell"), credentialsHint)
+		return httpstore.Denied(errors.New("no credentials: none in the environment, no managed identity, no login of az, azd or PowerShell"), credentialsHint)
 	}
 	if e := s.client.TokenError(); e != nil && failed.RawResponse == nil {
 		return httpstore.Network("the sign-in service", "check that this machine can look up names, and AZURE_AUTHORITY_HOST", e)
@@ -115,7 +115,7 @@ func (s *Store) describeToken(t *tokenError) error {
 	if clock := s.client.ClockError(); clock != nil {
 		return clock
 	}
-	return httpstore.Permanent(err, "check tenant, client ID and secret of the service principal, and that the secret has not expired; of a user, run: az login")
+	return httpstore.Denied(err, "check tenant, client ID and secret of the service principal, and that the secret has not expired; of a user, run: az login")
 }
 
 // describeAnswer is describe for an error of the server.
@@ -173,19 +173,19 @@ func (s *Store) notAuthenticated(code, said string) error {
 	}
 	switch {
 	case code == "KeyBasedAuthenticationNotPermitted":
-		return httpstore.Permanent(fmt.Errorf("the account %s does not permit keys", s.loc.Account),
+		return httpstore.Denied(fmt.Errorf("the account %s does not permit keys", s.loc.Account),
 			"leave the key out and use a service principal, a managed identity or az login")
 	case s.target.key != "":
-		return httpstore.Permanent(fmt.Errorf("the key does not fit the account %s", s.loc.Account),
+		return httpstore.Denied(fmt.Errorf("the key does not fit the account %s", s.loc.Account),
 			"check the key (copied whole, with its / + and =), that it has not been rotated, and that it is this account's")
 	case s.target.sas != "":
 		if err := s.target.expired(s.o.Now()); err != nil {
 			return err
 		}
-		return httpstore.Permanent(errors.New("the server does not accept the SAS"+said),
+		return httpstore.Denied(errors.New("the server does not accept the SAS"+said),
 			"check that it was copied whole, is for this container, has begun, and that its key or policy still exists")
 	}
-	return httpstore.Permanent(errors.New("the server does not accept the credentials"+said), credentialsHint)
+	return httpstore.Denied(errors.New("the server does not accept the credentials"+said), credentialsHint)
 }
 
 func (s *Store) refused(act action, code, said string) error {
@@ -201,5 +201,5 @@ func (s *Store) refused(act action, code, said string) error {
 	case s.target.sas != "":
 		hint = "make a SAS with the permissions rcdl; " + permission + " is missing, or it is for other addresses, services or kinds of resource"
 	}
-	return httpstore.Permanent(err, hint)
+	return httpstore.Denied(err, hint)
 }

@@ -26,7 +26,7 @@
 // Files: ini.go (the grammar), keys.go (the table), value.go (types), secret.go
 // (secrets that do not print), config.go (loading and its warnings), settings.go
 // (what the program asks for), destinations.go (the same for what is on other
-// machines), find.go (where files are), show.go (listings),
+// machines), find.go (where files are), trust.go (who can change them), show.go (listings),
 // document.go (example and reference).
 package config
 
@@ -44,11 +44,13 @@ import (
 // A Config is what one file says, and the defaults for the rest. It does not
 // change after Load and may be used concurrently if its Env may.
 type Config struct {
-	path   string
-	env    Env
-	keys   map[ref]Key
-	values map[ref]setting
-	open   bool // others can change the file
+	path     string
+	env      Env
+	keys     map[ref]Key
+	values   map[ref]setting
+	distrust error // why commands in the file must not be run; nil: they may
+	exposed  bool  // others can read the file
+	plain    bool  // a secret is written into it
 }
 
 type ref struct{ section, key string }
@@ -116,8 +118,9 @@ func Load(path string, env func(name string) (string, bool)) (*Config, []Warning
 	if err != nil {
 		return nil, nil, err
 	}
-	c.open = othersCanChange(info)
+	c.distrust = distrust(path, info)
 	if w, ok := checkPermissions(path, info); ok {
+		c.exposed = info.Mode().Perm()&0o044 != 0
 		warnings = slices.Insert(warnings, 0, w)
 	}
 	return c, warnings, nil
@@ -212,6 +215,7 @@ func (l *loader) entry(k Key, e iniEntry) {
 			return
 		}
 		if k.Secret || redactAddress(v.text) != v.text {
+			l.c.plain = true
 			l.warn(PlaintextSecret, e.line, k.Section, k.Name, "holds a secret in plain text; keep it in an environment variable and write ${NAME} here")
 		}
 	}
@@ -330,9 +334,8 @@ func editDistance(a, b string) int {
 // Path returns the path that Load was given; "" for [Defaults].
 func (c *Config) Path() string { return c.path }
 
-// OthersCanChange says whether somebody else than this user and root can change the
-// file: commands in it must not be run.
-func (c *Config) OthersCanChange() bool { return c.open }
+// Exposed says whether others can read secrets that are written into the file.
+func (c *Config) Exposed() bool { return c.exposed && c.plain }
 
 // Value returns the setting of a key. It panics if the table has no such key.
 func (c *Config) Value(section, key string) Value {

@@ -735,38 +735,6 @@ func TestProgrammingErrorsPanic(t *testing.T) {
 	}
 }
 
-// A command in a file that others can change is theirs.
-func TestOthersCanChange(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("has no such bits")
-	}
-	for mode, want := range map[os.FileMode]bool{0o600: false, 0o644: false, 0o640: false, 0o620: true, 0o602: true, 0o666: true} {
-		path := filepath.Join(t.TempDir(), "config.ini")
-		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chmod(path, mode)); err != nil {
-			t.Fatal(err)
-		}
-		c, _, err := Load(path, envOf())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if c.OthersCanChange() != want {
-			t.Errorf("mode %04o: %t", mode, !want)
-		}
-		if os.Geteuid() != 0 {
-			continue
-		}
-		if err := os.Chown(path, 65534, -1); err != nil {
-			t.Fatal(err)
-		}
-		if c, _, err = Load(path, envOf()); err != nil || !c.OthersCanChange() {
-			t.Errorf("mode %04o, somebody else's: %v", mode, err)
-		}
-	}
-	if Defaults(envOf()).OthersCanChange() {
-		t.Error("others can change what is no file")
-	}
-}
-
 // TestSecrets: what is set and can be read, and nothing else.
 func TestSecrets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.ini")

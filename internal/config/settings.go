@@ -240,6 +240,75 @@ func (c *Config) StatusSentinel() (string, error) {
 	return filepath.Join(dir, name), err
 }
 
+// Preflight says what is checked before a backup.
+type Preflight struct {
+	Enabled       bool
+	ExpectedMount string // absolute; "": none
+	ExpectedLabel string
+	ExpectedUUID  string
+	// ExpectedFSType is "" where the file does not set it: 2.5's default, xfs, was
+	// for what it mounted, and never compared.
+	ExpectedFSType  string
+	ExpectedOwner   string // name or number
+	AutoMount       bool
+	MinFree         int64   // bytes
+	StalenessFactor float64 // at least 1
+	// Interval is the longest time between two backups that [SCHEDULE] has; 0 where
+	// the file sets none.
+	Interval time.Duration
+}
+
+// Preflight returns the section [PREFLIGHT].
+func (c *Config) Preflight() (Preflight, error) {
+	var r reader
+	p := Preflight{
+		Enabled:         get(&r, c.Value("PREFLIGHT", "enabled"), Value.Bool),
+		ExpectedMount:   get(&r, c.Value("PREFLIGHT", "expected_mount"), Value.Path),
+		ExpectedLabel:   get(&r, c.Value("PREFLIGHT", "expected_label"), Value.Text),
+		ExpectedUUID:    get(&r, c.Value("PREFLIGHT", "expected_uuid"), Value.Text),
+		ExpectedOwner:   get(&r, c.Value("PREFLIGHT", "expected_owner"), Value.Text),
+		AutoMount:       get(&r, c.Value("PREFLIGHT", "auto_mount"), Value.Bool),
+		MinFree:         get(&r, c.Value("PREFLIGHT", "min_free"), Value.Size),
+		StalenessFactor: get(&r, c.Value("PREFLIGHT", "staleness_factor"), Value.Float),
+	}
+	if v := c.Value("PREFLIGHT", "expected_fs_type"); v.IsSet() {
+		p.ExpectedFSType = get(&r, v, Value.Text)
+	}
+	if v := c.Value("SCHEDULE", "interval_minutes"); v.IsSet() {
+		p.Interval = time.Duration(get(&r, v, Value.Int)) * time.Minute
+	}
+	p.Interval = max(p.Interval, longestGap(get(&r, c.Value("SCHEDULE", "times"), Value.List)))
+	return p, r.err
+}
+
+// longestGap is the longest time between two of some times of day, "HH:MM" each; 0
+// without any.
+func longestGap(times []string) time.Duration {
+	const day = 24 * time.Hour
+	var at []time.Duration
+	for _, t := range times {
+		if x, err := time.Parse("15:04", t); err == nil {
+			at = append(at, time.Duration(x.Hour())*time.Hour+time.Duration(x.Minute())*time.Minute)
+		}
+	}
+	if len(at) == 0 {
+		return 0
+	}
+	slices.Sort(at)
+	longest := at[0] + day - at[len(at)-1] // over midnight
+	for i := range len(at) - 1 {
+		longest = max(longest, at[i+1]-at[i])
+	}
+	return longest
+}
+
+// HasHooks says whether the file sets any command of [HOOKS].
+func (c *Config) HasHooks() bool {
+	return slices.ContainsFunc(Keys(), func(k Key) bool {
+		return k.Section == "HOOKS" && k.Name != "timeout" && c.Value(k.Section, k.Name).IsSet()
+	})
+}
+
 // A reader keeps the first error of several values.
 type reader struct{ err error }
 

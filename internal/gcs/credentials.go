@@ -75,7 +75,7 @@ func (c Credentials) find(ctx, sourceCtx context.Context) (*google.Credentials, 
 	data, err := os.ReadFile(c.File)
 	if err != nil {
 		// Not wrapped: it is not the store that does not exist.
-		return nil, httpstore.Permanent(fmt.Errorf("read the credentials: %v", err), "check the file's name and permissions")
+		return nil, httpstore.Denied(fmt.Errorf("read the credentials: %v", err), "check the file's name and permissions")
 	}
 	var file struct {
 		Type       google.CredentialsType `json:"type"`
@@ -83,14 +83,14 @@ func (c Credentials) find(ctx, sourceCtx context.Context) (*google.Credentials, 
 	}
 	const hint = "the file is the one that Google issues for a service account (JSON), or a configuration of workload identity federation"
 	if json.Unmarshal(data, &file) != nil || file.Type == "" { // the error would repeat bytes of the file
-		return nil, httpstore.Permanent(fmt.Errorf("%s holds no credentials of Google's", c.File), hint)
+		return nil, httpstore.Denied(fmt.Errorf("%s holds no credentials of Google's", c.File), hint)
 	}
 	if file.Type == google.ServiceAccount && !isPrivateKey(file.PrivateKey) {
-		return nil, httpstore.Permanent(fmt.Errorf("the private key in %s cannot be read", c.File), "download a key of the service account again, as JSON")
+		return nil, httpstore.Denied(fmt.Errorf("the private key in %s cannot be read", c.File), "download a key of the service account again, as JSON")
 	}
 	found, err := google.CredentialsFromJSONWithType(sourceCtx, data, file.Type, scope)
 	if err != nil {
-		return nil, httpstore.Permanent(fmt.Errorf("%s holds no credentials of Google's: those of type %q are not known, or not complete", c.File, file.Type), hint)
+		return nil, httpstore.Denied(fmt.Errorf("%s holds no credentials of Google's: those of type %q are not known, or not complete", c.File, file.Type), hint)
 	}
 	return found, nil
 }
@@ -128,11 +128,11 @@ func findDefault(ctx, sourceCtx context.Context) (*google.Credentials, error) {
 			return r.found, nil
 		}
 		if words := r.err.Error(); strings.Contains(words, credentialsVariable) { // no more than words
-			return nil, httpstore.Permanent(fmt.Errorf("no credentials: %s", httpstore.OneLine(words)), "check "+credentialsVariable+", and the file that it names")
+			return nil, httpstore.Denied(fmt.Errorf("no credentials: %s", httpstore.OneLine(words)), "check "+credentialsVariable+", and the file that it names")
 		}
-		return nil, httpstore.Permanent(errors.New("no credentials: none in the environment, none of gcloud, none of this machine"), hint)
+		return nil, httpstore.Denied(errors.New("no credentials: none in the environment, none of gcloud, none of this machine"), hint)
 	case <-timer.C:
-		return nil, httpstore.Permanent(errors.New("no credentials: the metadata server does not answer"), hint)
+		return nil, httpstore.Denied(errors.New("no credentials: the metadata server does not answer"), hint)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

@@ -147,7 +147,7 @@ func (s *Store) describeToken(t *tokenError) error {
 	if clock := s.client.ClockError(); clock != nil {
 		return clock
 	}
-	return httpstore.Permanent(err, "check that the service account and its key exist and are enabled; of a user, run again: gcloud auth application-default login")
+	return httpstore.Denied(err, "check that the service account and its key exist and are enabled; of a user, run again: gcloud auth application-default login")
 }
 
 // describeRefusal is describe for an answer of the server.
@@ -185,7 +185,7 @@ func (s *Store) describeRefusal(act action, r *refusal) error {
 		if clock := s.client.ClockError(); clock != nil {
 			return clock
 		}
-		return httpstore.Permanent(errors.New("the server does not accept the credentials"+said), s.credentialsHint())
+		return httpstore.Denied(errors.New("the server does not accept the credentials"+said), s.credentialsHint())
 	case status == http.StatusForbidden && act == actPut && strings.Contains(r.message, "storage.objects.delete"):
 		// Who may create objects needs that to replace one, and nothing else.
 		return httpstore.Failure("object exists", fs.ErrExist)
@@ -215,5 +215,5 @@ func (s *Store) refused(act action, said string) error {
 	if act == actPut || act == actDelete {
 		err = httpstore.Failure(err.Error(), storage.ErrReadOnly)
 	}
-	return httpstore.Permanent(err, fmt.Sprintf("give the account %s on gs://%s, which is part of roles/storage.objectUser", permission, s.loc.Bucket))
+	return httpstore.Denied(err, fmt.Sprintf("give the account %s on gs://%s, which is part of roles/storage.objectUser", permission, s.loc.Bucket))
 }

@@ -22,6 +22,11 @@ func Permanent(err error, hint string) error {
 	return &storage.PermanentError{Err: err, Hint: hint}
 }
 
+// Denied is Permanent for what has to do with who asks.
+func Denied(err error, hint string) error {
+	return &storage.PermanentError{Err: err, Hint: hint, Kind: storage.ErrDenied}
+}
+
 // Failure returns an error that has words of its own, and is one of the errors that
 // callers branch on.
 func Failure(words string, is error) error { return &failure{words, is} }
@@ -137,7 +142,9 @@ func (c *Client) ClockError() error {
 	if clocks == nil || clocks.here.Sub(clocks.there).Abs() < maxSkew {
 		return nil
 	}
-	return Permanent(fmt.Errorf("this machine's clock says %s UTC, the server's %s UTC: too far apart",
-		clocks.here.UTC().Format(time.DateTime), clocks.there.UTC().Format(time.DateTime)),
-		"set this machine's clock, best by NTP")
+	return &storage.PermanentError{
+		Err: fmt.Errorf("this machine's clock says %s UTC, the server's %s UTC: too far apart",
+			clocks.here.UTC().Format(time.DateTime), clocks.there.UTC().Format(time.DateTime)),
+		Hint: "set this machine's clock, best by NTP", Kind: storage.ErrClock,
+	}
 }

@@ -59,6 +59,7 @@ type Access struct {
 	OnMended func(place string, objects []string)
 	onKey    func(source string)
 
+	kept         *keptOpen        // for the next OpenDestination; nil: nothing is
 	keyring      *keyring.Keyring // nil: it is not asked
 	keyringFirst bool
 }
@@ -106,7 +107,7 @@ func NewAccess(cfg *config.Config, o AccessOptions) (*Access, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Access{Encrypt: enc.Enabled || o.Encrypt || len(o.Recipients) > 0, Prompt: o.Prompt, onKey: o.OnKey}
+	a := &Access{Encrypt: enc.Enabled || o.Encrypt || len(o.Recipients) > 0, Prompt: o.Prompt, onKey: o.OnKey, kept: new(keptOpen)}
 	if a.Stores, err = stores(cfg, o); err != nil {
 		return nil, err
 	}

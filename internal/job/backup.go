@@ -57,6 +57,10 @@ type BackupOptions struct {
 	ListFiles int
 	Lists     Lists
 
+	// Refused are destinations, by location, that are left alone, and why: they have
+	// failed before the run begins.
+	Refused map[string]error
+
 	Host, User, Program, RunID string
 	// Known remembers the destinations.
 	Known Known
@@ -140,7 +144,7 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 			return nil, Fail(ExitRefused, fmt.Errorf("source %s: %w", s, reason(err)), "is its file system mounted? Nothing was changed")
 		}
 	}
-	res.Destinations = openAll(ctx, a, o.Destinations, nil, o.Known, o.DryRun, note, warn)
+	res.Destinations = openAll(ctx, a, o.Destinations, o.Refused, nil, o.Known, o.DryRun, note, warn)
 	defer func() {
 		for _, d := range res.Destinations {
 			if err := d.Close(); err != nil && d.Err == nil {
@@ -305,14 +309,19 @@ func isDamage(err error) bool {
 }
 
 // openAll opens the destinations and creates those that do not exist: as siblings of
-// the given repository, or, where it is nil, of each other.
-func openAll(ctx context.Context, a *Access, locations []string, sibling *repo.Repository, known Known, dryRun bool, note, warn teller) []*Destination {
+// the given repository, or, where it is nil, of each other. Those that are refused are
+// not touched.
+func openAll(ctx context.Context, a *Access, locations []string, refused map[string]error, sibling *repo.Repository, known Known, dryRun bool, note, warn teller) []*Destination {
 	all := make([]*Destination, len(locations))
 	var g errgroup.Group
 	if a.Prompt != nil {
 		g.SetLimit(1) // one question at a time, and the answer may open the next one, too
 	}
 	for i, l := range locations {
+		if err := refused[l]; err != nil {
+			all[i] = &Destination{Location: l, Place: l, Err: err}
+			continue
+		}
 		g.Go(func() error {
 			d, err := a.OpenDestination(ctx, l)
 			if err != nil && !errors.Is(err, repo.ErrNoRepository) {

@@ -101,7 +101,7 @@ func Copy(ctx context.Context, a *Access, src *Destination, targets []string, o 
 		sibling = nil
 	}
 	var ready []*CopyTarget
-	for _, d := range openAll(ctx, a, targets, sibling, o.Known, o.DryRun, note, warn) {
+	for _, d := range openAll(ctx, a, targets, nil, sibling, o.Known, o.DryRun, note, warn) {
 		t := &CopyTarget{Destination: d}
 		res.Targets = append(res.Targets, t)
 		defer func() {

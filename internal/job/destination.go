@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -46,8 +47,12 @@ type Destination struct {
 }
 
 // OpenDestination opens the repository of a location, its own or that in its
-// SubDir.
+// SubDir. One that [Preflight] has kept open is taken over, without the list of
+// snapshots.
 func (a *Access) OpenDestination(ctx context.Context, place string) (*Destination, error) {
+	if d := a.kept.take(place); d != nil {
+		return d, nil
+	}
 	d := &Destination{Location: place, Place: place, onMended: a.OnMended}
 	var err error
 	d.Repo, err = a.Open(ctx, place)
@@ -62,6 +67,59 @@ func (a *Access) OpenDestination(ctx context.Context, place string) (*Destinatio
 		}
 	}
 	return d, err
+}
+
+// keptOpen are destinations that were opened to be looked at, by location, until they are
+// used or closed. A nil one keeps nothing.
+type keptOpen struct {
+	mu   sync.Mutex
+	open map[string]*Destination
+}
+
+// put keeps a destination, or closes it.
+func (k *keptOpen) put(d *Destination) error {
+	if k == nil {
+		return d.Close()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.open == nil {
+		k.open = make(map[string]*Destination)
+	}
+	if k.open[d.Location] != nil {
+		return d.Close()
+	}
+	d.Snapshots, d.Unreadable = nil, nil // as they are now is for who uses it to find out
+	k.open[d.Location] = d
+	return nil
+}
+
+// take returns the destination of a location, and forgets it; nil if there is none.
+func (k *keptOpen) take(place string) *Destination {
+	if k == nil {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d := k.open[place]
+	delete(k.open, place)
+	return d
+}
+
+// Close closes what [Preflight] has kept open and nobody has used. The Access can be
+// used further.
+func (a *Access) Close() error {
+	if a.kept == nil {
+		return nil
+	}
+	a.kept.mu.Lock()
+	defer a.kept.mu.Unlock()
+	var errs []error
+	for _, d := range a.kept.open {
+		errs = append(errs, d.Close())
+	}
+	a.kept.open = nil
+	return errors.Join(errs...)
 }
 
 // create makes the repository of d, where the place is fit for one.

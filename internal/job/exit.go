@@ -1,6 +1,10 @@
 package job
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/config"
+)
 
 // Exit codes of the program. Each command's help prints its part.
 const (
@@ -17,6 +21,9 @@ const (
 	ExitNotVerified = 3 // what was restored is not what it should be, or it took too long
 	ExitNotTold     = 4 // passed, but nobody could be notified
 )
+
+// TrustHint is what to do about a configuration whose commands are not run.
+const TrustHint = "make the file, and the directories that lead to it, yours or root's alone: chmod go-w; " + config.TrustEnv + "=1 runs its commands all the same"
 
 // A Failure is an error for the user: what is wrong, what to do about it, and the
 // code with which the program ends.

@@ -62,6 +62,11 @@ func permanent(err error, hint string) error {
 	return &storage.PermanentError{Err: err, Hint: hint}
 }
 
+// denied is permanent for what has to do with who asks.
+func denied(err error, hint string) error {
+	return &storage.PermanentError{Err: err, Hint: hint, Kind: storage.ErrDenied}
+}
+
 // describe turns what a request ended with into an error for people and for the
 // callers of the package. It does not name the object: they do.
 func (s *Store) describe(ctx context.Context, act action, err error) error {
@@ -81,7 +86,7 @@ func (s *Store) describe(ctx context.Context, act action, err error) error {
 		if e.passing {
 			return e
 		}
-		return permanent(e, "set the access key and secret key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials")
+		return denied(e, "set the access key and secret key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials")
 	}
 	if resp, ok := errors.AsType[minio.ErrorResponse](err); ok {
 		return s.describeAnswer(ctx, act, resp)
@@ -101,18 +106,18 @@ func (s *Store) describeAnswer(ctx context.Context, act action, resp minio.Error
 	case "NoSuchBucket":
 		return permanent(fmt.Errorf("bucket %s does not exist", bucket), s.makeBucketHint())
 	case "InvalidAccessKeyId", "XAdminUserNotFound": // the latter is what versitygw says
-		return permanent(errors.New("the server does not know the access key"), "check the access key, and that it is one of this server")
+		return denied(errors.New("the server does not know the access key"), "check the access key, and that it is one of this server")
 	case "SignatureDoesNotMatch":
-		return permanent(errors.New("the secret key does not fit the access key"),
+		return denied(errors.New("the secret key does not fit the access key"),
 			"check the secret key (copied whole, with its / and +), and that no proxy changes requests on their way")
 	case "RequestTimeTooSkewed":
-		return permanent(s.clocks(ctx), "set this machine's clock, best by NTP")
+		return &storage.PermanentError{Err: s.clocks(ctx), Hint: "set this machine's clock, best by NTP", Kind: storage.ErrClock}
 	case "InvalidToken", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired":
 		if s.o.Credentials.AccessKey == "" {
 			s.creds.Expire() // the next attempt brings new ones
 			return fmt.Errorf("the session token has expired or is not valid%s", said)
 		}
-		return permanent(fmt.Errorf("the session token has expired or is not valid%s", said), "get new temporary keys, or use keys that last")
+		return denied(fmt.Errorf("the session token has expired or is not valid%s", said), "get new temporary keys, or use keys that last")
 	case "AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException", "InvalidRegion":
 		return s.wrongRegion(resp)
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "InsufficientCapacity":
@@ -162,7 +167,7 @@ func (s *Store) refused(act action, said string) error {
 	if act == actPut || act == actDelete {
 		err = &failure{err.Error(), storage.ErrReadOnly}
 	}
-	return permanent(err, fmt.Sprintf("allow %s on %s to these credentials", permission, resource))
+	return denied(err, fmt.Sprintf("allow %s on %s to these credentials", permission, resource))
 }
 
 func (s *Store) wrongRegion(resp minio.ErrorResponse) error {

@@ -164,7 +164,7 @@ func (k *keyring) loadKey(file string) (*key, error) {
 		}
 	}
 	if err != nil {
-		return nil, permanent("name the private key's file, or put the key into the SSH agent", "read key: %w", err)
+		return nil, denied("name the private key's file, or put the key into the SSH agent", "read key: %w", err)
 	}
 	defer clear(data)
 	signer, err = ssh.ParsePrivateKey(data)
@@ -175,7 +175,7 @@ func (k *keyring) loadKey(file string) (*key, error) {
 		public := missing.PublicKey
 		if public == nil { // an old PEM file
 			if public, err = readPublic(file + ".pub"); err != nil {
-				return nil, permanent("convert it: ssh-keygen -p -f "+shellQuote(file),
+				return nil, denied("convert it: ssh-keygen -p -f "+shellQuote(file),
 					"key %s is encrypted in an old format, and there is no %s.pub", file, file)
 			}
 		}
@@ -184,7 +184,7 @@ func (k *keyring) loadKey(file string) (*key, error) {
 	if public, _, _, _, pubErr := ssh.ParseAuthorizedKey(data); pubErr == nil {
 		return &key{public: public}, nil
 	}
-	return nil, permanent("", "key %s is damaged or of an unknown kind: %w", file, err)
+	return nil, denied("", "key %s is damaged or of an unknown kind: %w", file, err)
 }
 
 func readPublic(file string) (ssh.PublicKey, error) {
@@ -236,22 +236,22 @@ func (k *lockedKey) unlock() (ssh.Signer, error) {
 	defer k.limit.pause()()
 	passphrase, err := k.ring.options.Passphrase(k.ctx, k.file)
 	if err != nil {
-		return nil, permanent("", "passphrase of key %s: %w", k.file, err)
+		return nil, denied("", "passphrase of key %s: %w", k.file, err)
 	}
 	data, err := os.ReadFile(k.file)
 	if err != nil {
-		return nil, permanent("", "read key: %w", err)
+		return nil, denied("", "read key: %w", err)
 	}
 	defer clear(data)
 	signer, err := ssh.ParsePrivateKeyWithPassphrase(data, []byte(passphrase))
 	if errors.Is(err, x509.IncorrectPasswordError) {
-		return nil, permanent("", "wrong passphrase for key %s", k.file)
+		return nil, denied("", "wrong passphrase for key %s", k.file)
 	}
 	if err != nil {
-		return nil, permanent("", "decrypt key %s: %w", k.file, err)
+		return nil, denied("", "decrypt key %s: %w", k.file, err)
 	}
 	if !bytes.Equal(signer.PublicKey().Marshal(), k.public.Marshal()) {
-		return nil, permanent("write the right one: ssh-keygen -y -f "+shellQuote(k.file), "key %s is not that of its .pub file", k.file)
+		return nil, denied("write the right one: ssh-keygen -y -f "+shellQuote(k.file), "key %s is not that of its .pub file", k.file)
 	}
 	k.ring.signers[k.file] = signer
 	return signer, nil
@@ -276,7 +276,7 @@ func (k *keyring) addPassword(ctx context.Context, limit *limit, l *login) {
 			case len(questions) > 1 || echos[0]:
 				// A second factor; or a question whose answer is not secret,
 				// which the password is.
-				l.err = permanent("log in with a key", "the server asks for more than a password (%.100q)", questions)
+				l.err = denied("log in with a key", "the server asks for more than a password (%.100q)", questions)
 				return nil, l.err
 			}
 			password, err := ask()
@@ -293,7 +293,7 @@ func (k *keyring) askPassword(ctx context.Context, limit *limit) (string, error)
 	defer limit.pause()()
 	password, err := k.options.Password(ctx)
 	if err != nil {
-		return "", permanent("", "password: %w", err)
+		return "", denied("", "password: %w", err)
 	}
 	k.password = &password
 	return password, nil

@@ -194,7 +194,7 @@ func handshakeError(hop *hop, check *hostKeyCheck, login *login, err error) erro
 	}
 	// The library has no type for these. The second is the server's own word.
 	if text := err.Error(); strings.Contains(text, "unable to authenticate") || strings.Contains(text, "authentication failures") {
-		return permanent("try it by hand: "+hop.command("sftp"),
+		return denied("try it by hand: "+hop.command("sftp"),
 			"log in as %s: the server accepts none of: %s", hop.peer(), login.tried())
 	}
 	return fmt.Errorf("connect to %s: %w", hop.peer(), err)

@@ -17,6 +17,11 @@ func permanent(hint, format string, args ...any) error {
 	return &storage.PermanentError{Err: fmt.Errorf(format, args...), Hint: hint}
 }
 
+// denied is permanent for what has to do with who asks.
+func denied(hint, format string, args ...any) error {
+	return &storage.PermanentError{Err: fmt.Errorf(format, args...), Hint: hint, Kind: storage.ErrDenied}
+}
+
 // isStatus reports whether err is an answer of the SFTP server: the session is
 // well, the request was refused.
 func isStatus(err error) bool {

@@ -35,6 +35,12 @@ func Create(ctx context.Context, location string) (Backend, error) {
 	return asBackend(CreateLocal(dir))
 }
 
+// Dir returns the directory that a location names; false: it names none.
+func Dir(location string) (dir string, ok bool) {
+	dir, err := parseLocation(context.Background(), location)
+	return dir, err == nil
+}
+
 // asBackend keeps a nil *Local from becoming a Backend that is not nil.
 func asBackend(l *Local, err error) (Backend, error) {
 	if err != nil {

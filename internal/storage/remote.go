@@ -53,7 +53,12 @@ type Objects interface {
 type PermanentError struct {
 	Err  error
 	Hint string // what its reader can do about it, a line; "" if that is obvious
+	// Kind, which errors.Is finds, is ErrDenied, ErrClock, or nil for anything else.
+	Kind error
 }
+
+// Is says whether the error is of a kind.
+func (e *PermanentError) Is(kind error) bool { return kind != nil && kind == e.Kind }
 
 func (e *PermanentError) Error() string { return e.Err.Error() }
 func (e *PermanentError) Unwrap() error { return e.Err }

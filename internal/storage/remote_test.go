@@ -411,3 +411,14 @@ func (o twice) Put(ctx context.Context, name string, content io.ReaderAt, size i
 	}
 	return o.Objects.Put(ctx, name, content, size)
 }
+
+func TestPermanentErrorKind(t *testing.T) {
+	for _, kind := range []error{storage.ErrDenied, storage.ErrClock, nil} {
+		err := fmt.Errorf("open: %w", &storage.PermanentError{Err: errors.New("no"), Kind: kind})
+		for _, is := range []error{storage.ErrDenied, storage.ErrClock} {
+			if errors.Is(err, is) != (is == kind) {
+				t.Errorf("of the kind %v: errors.Is %v is %t", kind, is, is != kind)
+			}
+		}
+	}
+}

@@ -27,6 +27,12 @@ var (
 	ErrReadOnly = errors.New("storage is read-only")
 	// ErrFull says that the store has no room left (ENOSPC, quota).
 	ErrFull = errors.New("storage is full")
+	// ErrDenied says that the store does not know who asks, or does not let them do
+	// it; also that what they prove it by cannot be read.
+	ErrDenied = errors.New("access denied")
+	// ErrClock says that the store refuses requests because this machine's clock is
+	// wrong, or its own.
+	ErrClock = errors.New("clocks are too far apart")
 	// ErrUnsupported says that Open knows no storage for the scheme of a URL.
 	ErrUnsupported = errors.New("unsupported kind of storage")
 )

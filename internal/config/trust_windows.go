@@ -1,0 +1,5 @@
+package config
+
+import "os"
+
+func distrust(string, os.FileInfo) error { return nil }

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package preflight
+
+// useTools leaves mounting, and asking devices, to Linux.
+func (m *Machine) useTools() {}
