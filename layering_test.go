@@ -15,6 +15,7 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 // groups are the layers of the program: a package imports only from earlier
 // groups. Packages that do not exist yet have their place already.
 var groups = [][]string{
+	{"schedule"},
 	{"durable", "chunk", "seal", "config", "exclude", "keyring", "limit", "tailscale", "service"},
 	{"storage", "sheet"},
 	{"httpstore", "parity"},
@@ -47,6 +48,7 @@ var only = map[string]string{
 	"github.com/zalando/go-keyring":    "keyring",
 	"golang.org/x/time":                "storage",
 	"github.com/minio/minio-go":        "s3",
+	"github.com/netresearch/go-cron":   "schedule",
 	"tailscale.com":                    "tailscale",
 	"gvisor.dev":                       "tailscale",
 	"golang.org/x/oauth2":              "gcs",
