@@ -3,7 +3,7 @@ package schedule
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
+	"errors"
 	"time"
 )
 
@@ -38,15 +38,15 @@ type Plan struct {
 	StopTimeout time.Duration
 }
 
-// Delay is by how much jobs of a kind are later on a host than their schedule says: less
-// than Jitter, in whole seconds, and always the same, so that hosts with the same configuration spread and
-// runs of each are as far apart as the schedule says.
-func (p Plan) Delay(host string, k Kind) time.Duration {
+// Delay is by how much a host is later than the schedules say: less than Jitter, in whole
+// seconds, and always the same. So hosts with the same configuration spread, and what
+// runs on one of them keeps its order and distances.
+func (p Plan) Delay(host string) time.Duration {
 	seconds := uint64(p.Jitter / time.Second)
 	if seconds == 0 {
 		return 0
 	}
-	sum := sha256.Sum256([]byte(host + "\x00" + string(k)))
+	sum := sha256.Sum256([]byte(host))
 	return time.Duration(binary.BigEndian.Uint64(sum[:])%seconds) * time.Second
 }
 
@@ -61,5 +61,5 @@ func Zone(name string) (*time.Location, error) {
 			return zone, nil
 		}
 	}
-	return nil, fmt.Errorf("must be the name of a time zone such as Europe/Berlin or UTC")
+	return nil, errors.New("must be the name of a time zone such as Europe/Berlin or UTC")
 }

@@ -218,8 +218,8 @@ func TestDelay(t *testing.T) {
 	p := Plan{Jitter: time.Hour}
 	seen := map[time.Duration]bool{}
 	for i := range 100 {
-		d := p.Delay(fmt.Sprint("host", i), Backup)
-		if d < 0 || d >= time.Hour || d != p.Delay(fmt.Sprint("host", i), Backup) {
+		d := p.Delay(fmt.Sprint("host", i))
+		if d < 0 || d >= time.Hour || d != p.Delay(fmt.Sprint("host", i)) {
 			t.Fatalf("delay %v", d)
 		}
 		seen[d.Truncate(10*time.Minute)] = true
@@ -227,10 +227,7 @@ func TestDelay(t *testing.T) {
 	if len(seen) != 6 {
 		t.Errorf("100 hosts are in %d of 6 parts of the hour", len(seen))
 	}
-	if p.Delay("a", Backup) == p.Delay("a", Verify) {
-		t.Error("all jobs of a host have the same delay")
-	}
-	if d := (Plan{}).Delay("a", Backup); d != 0 {
+	if d := (Plan{}).Delay("a"); d != 0 {
 		t.Errorf("delay %v without jitter", d)
 	}
 }
