@@ -21,6 +21,7 @@ func (a *app) commands() []*cobra.Command {
 		a.pruneCommand(),
 		a.copyCommand(),
 		a.repairCommand(),
+		a.daemonCommand(),
 		a.initCommand(),
 		a.keyCommand(),
 		a.configCommand(),

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/daemon"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 )
 
@@ -42,9 +43,25 @@ func main() {
 	a := newApp(os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
 	go func() {
 		<-ctx.Done()
+		if a.resident.Load() {
+			return
+		}
 		time.Sleep(graceAfterSignal)
 		a.awaitTidy()
 		os.Exit(job.ExitInterrupted)
 	}()
-	os.Exit(a.run(ctx, os.Args[1:]))
+	os.Exit(runDue(ctx, a))
+}
+
+// runDue runs the command line. One that a daemon has started claims its time first.
+func runDue(ctx context.Context, a *app) int {
+	if due, ok := os.LookupEnv(daemon.ClaimEnv); ok {
+		os.Unsetenv(daemon.ClaimEnv) // it is not for what this process starts
+		release, code := a.claimDue(ctx, due)
+		if release == nil {
+			return code
+		}
+		defer release()
+	}
+	return a.run(ctx, os.Args[1:])
 }

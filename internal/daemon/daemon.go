@@ -216,7 +216,7 @@ func (d *daemon) look(now time.Time) {
 		due := !t.next.IsZero() && !t.next.Add(d.delay).After(now)
 		switch {
 		case t.Owed && d.plan.CatchUp:
-			d.Note(fmt.Sprintf("%s: makes up for the run that was missed or interrupted", kind))
+			d.Note(fmt.Sprintf("%s makes up for a run that was missed or interrupted", kind))
 			t.queued = now
 		case t.Owed:
 			d.pass(kind, t, t.Last)
@@ -224,7 +224,7 @@ func (d *daemon) look(now time.Time) {
 		case now.Sub(t.next.Add(d.delay)) <= onTime:
 			t.queued = now
 		case d.plan.CatchUp:
-			d.Note(fmt.Sprintf("%s: makes up for the run of %s", kind, t.next.Format(timeForm)))
+			d.Note(fmt.Sprintf("%s makes up for the run of %s", kind, t.next.Format(timeForm)))
 			t.queued = now
 		default:
 			last := t.schedule.Last(now.Add(-d.delay))
@@ -232,7 +232,7 @@ func (d *daemon) look(now time.Time) {
 				t.queued = now
 				continue
 			}
-			d.Note(fmt.Sprintf("%s: leaves out the run of %s, as [SCHEDULE] catch_up says", kind, t.next.Format(timeForm)))
+			d.Note(fmt.Sprintf("%s leaves out the run of %s, as [SCHEDULE] catch_up says", kind, t.next.Format(timeForm)))
 			d.pass(kind, t, last)
 		}
 	}
@@ -280,13 +280,13 @@ func (d *daemon) startNext(now time.Time) {
 	}
 	d.child, d.job, d.started, d.interrupted = child, job, now, false
 	t.Last, t.Owed, t.queued, t.next = job.Due, false, time.Time{}, t.schedule.Next(job.Due)
-	d.Note(fmt.Sprintf("%s: started, due %s", kind, job.Due.Format(timeForm)))
+	d.Note(fmt.Sprintf("%s started, due %s", kind, job.Due.Format(timeForm)))
 }
 
 // ended takes note of the end of the child.
 func (d *daemon) ended(code int) {
 	kind := d.job.Kind
-	line := fmt.Sprintf("%s: ended after %v, exit code %d", kind, max(d.Now().Sub(d.started), 0).Round(time.Second), code)
+	line := fmt.Sprintf("%s ended after %v, exit code %d", kind, max(d.Now().Sub(d.started), 0).Round(time.Second), code)
 	if code == 0 {
 		d.Note(line)
 	} else {
