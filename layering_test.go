@@ -16,8 +16,8 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 // groups. Packages that do not exist yet have their place already.
 var groups = [][]string{
 	{"schedule"},
-	{"durable", "chunk", "seal", "config", "exclude", "keyring", "limit", "tailscale", "service"},
-	{"storage", "sheet"},
+	{"durable", "chunk", "seal", "config", "exclude", "keyring", "limit", "tailscale"},
+	{"storage", "sheet", "service"},
 	{"httpstore", "parity"},
 	{"sftp", "s3", "gcs", "azure"},
 	{"location"},

@@ -22,6 +22,7 @@ func (a *app) commands() []*cobra.Command {
 		a.copyCommand(),
 		a.repairCommand(),
 		a.daemonCommand(),
+		a.serviceCommand(),
 		a.initCommand(),
 		a.keyCommand(),
 		a.configCommand(),
