@@ -2,12 +2,11 @@
 // units of systemd, a property list of launchd, a task of Windows. It knows paths and
 // schedules and no configuration; it never holds a secret.
 //
-// service.go: what is to be run. systemd.go, launchd.go, task.go: as files, by the
-// templates beside them. install.go: files on the machine.
+// service.go: what is to be run. systemd.go, launchd.go, task.go: as
+// files. install.go: files on the machine.
 package service
 
 import (
-	"embed"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/template"
 	"time"
 	"unicode"
 
@@ -66,26 +64,28 @@ type File struct {
 	Perm fs.FileMode
 }
 
-//go:embed templates/*.tmpl
-var templates embed.FS
+// A text is a file that is being written, line by line. (text/template would do it, and
+// makes the binary 12 MB larger: the linker has to keep all methods then.)
+type text struct{ strings.Builder }
 
-func render(name string, data any) ([]byte, error) {
-	t := template.New("").Option("missingkey=error").Funcs(template.FuncMap{"xml": escapeXML})
-	t, err := t.ParseFS(templates, "templates/*.tmpl")
-	if err != nil {
-		return nil, fmt.Errorf("parse templates: %w", err)
+// lines writes lines.
+func (t *text) lines(lines ...string) {
+	for _, l := range lines {
+		t.WriteString(l + "\n")
 	}
-	var out strings.Builder
-	if err := t.ExecuteTemplate(&out, name, data); err != nil {
-		return nil, fmt.Errorf("write %s: %w", name, err)
-	}
-	return []byte(out.String()), nil
 }
 
-func escapeXML(text string) (string, error) {
+// key writes NAME=value for each value.
+func (t *text) key(name string, values ...string) {
+	for _, v := range values {
+		t.lines(name + "=" + v)
+	}
+}
+
+func escapeXML(s string) string {
 	var out strings.Builder
-	err := xml.EscapeText(&out, []byte(text))
-	return out.String(), err
+	xml.EscapeText(&out, []byte(s)) // a Builder takes everything
+	return out.String()
 }
 
 // check refuses what no unit could hold.

@@ -16,14 +16,52 @@ func Task(o Options) ([]File, error) {
 	for _, a := range o.arguments("") {
 		line = append(line, quoteWindows(a))
 	}
-	text, err := render("task.tmpl", map[string]any{
-		"Marker": Marker, "Description": "Backups by schedule", "Program": o.Program, "ArgumentLine": strings.Join(line, " "),
-		"User": o.User, "UserUnit": o.UserUnit,
-	})
-	if err != nil {
-		return nil, err
+	trigger := "BootTrigger"
+	account := o.User
+	if account == "" {
+		account = "S-1-5-18" // the system
 	}
-	return []File{{Name + ".xml", encodeUTF16(strings.ReplaceAll(string(text), "\n", "\r\n")), 0o644}}, nil
+	principal := []string{"      <UserId>" + escapeXML(account) + "</UserId>", "      <RunLevel>HighestAvailable</RunLevel>"}
+	if o.UserUnit {
+		trigger = "LogonTrigger"
+		principal = []string{"      <LogonType>InteractiveToken</LogonType>", "      <RunLevel>LeastPrivilege</RunLevel>"}
+	}
+	var t text
+	t.lines(`<?xml version="1.0" encoding="UTF-16"?>`,
+		"<!-- "+Marker+" -->",
+		`<Task version="1.2" xmlns="http://schemas.microsoft.com/windows/2004/02/mit/task">`,
+		"  <RegistrationInfo>",
+		"    <Description>Backups by schedule</Description>",
+		"  </RegistrationInfo>",
+		"  <Triggers>",
+		"    <"+trigger+">",
+		"      <Enabled>true</Enabled>",
+		"    </"+trigger+">",
+		"  </Triggers>",
+		"  <Principals>",
+		`    <Principal id="Author">`)
+	t.lines(principal...)
+	t.lines("    </Principal>",
+		"  </Principals>",
+		"  <Settings>",
+		"    <MultipleInstancesPolicy>IgnoreNew</MultipleInstancesPolicy>",
+		"    <DisallowStartIfOnBatteries>false</DisallowStartIfOnBatteries>",
+		"    <StopIfGoingOnBatteries>false</StopIfGoingOnBatteries>",
+		"    <ExecutionTimeLimit>PT0S</ExecutionTimeLimit>",
+		"    <Priority>8</Priority>",
+		"    <RestartOnFailure>",
+		"      <Interval>PT1M</Interval>",
+		"      <Count>255</Count>",
+		"    </RestartOnFailure>",
+		"  </Settings>",
+		`  <Actions Context="Author">`,
+		"    <Exec>",
+		"      <Command>"+escapeXML(o.Program)+"</Command>",
+		"      <Arguments>"+escapeXML(strings.Join(line, " "))+"</Arguments>",
+		"    </Exec>",
+		"  </Actions>",
+		"</Task>")
+	return []File{{Name + ".xml", encodeUTF16(strings.ReplaceAll(t.String(), "\n", "\r\n")), 0o644}}, nil
 }
 
 func encodeUTF16(text string) []byte {
