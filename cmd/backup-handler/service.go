@@ -64,13 +64,13 @@ func (a *app) serviceInstallCommand() *cobra.Command {
 		Use:   "install",
 		Short: "Install the service, and start it",
 		Long: `Install what starts the daemon with the machine, and start it: a unit of systemd; on
-macOS a launch daemon, on Windows a task. With --timer it is a systemd timer for each
-kind of run in [SCHEDULE]: nothing stays resident, and systemd keeps the times.
+macOS a launch daemon, on Windows a task. With --timer it is a systemd timer for
+each kind of run in [SCHEDULE]: nothing stays resident, and systemd keeps the times.
 
 A unit of systemd is a sandbox. It reads everything, and writes only to the local
-destinations of the configuration, the state, cache and drill directories. So install
-again when these have changed; it changes only what differs. Files that it has not
-written are left alone (--force replaces them).
+destinations of the configuration, the state, cache and drill directories. So
+install again when these have changed; it changes only what differs. Files that it
+has not written are left alone (--force replaces them).
 
 No secret is written into a unit: use [ENCRYPTION] key_file, --load-passphrase, or
 ${NAME} in the configuration and NAME=… in --environment-file (of root, mode 600).

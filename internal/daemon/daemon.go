@@ -123,11 +123,16 @@ func Run(o Options) error {
 	return nil
 }
 
+// now is the time of the clock on the wall alone. Times that time.Now returns are
+// compared by the time since the machine's start, which knows of no clock that was set
+// and no sleep.
+func (d *daemon) now() time.Time { return d.Now().Round(0) }
+
 func (d *daemon) loop() {
 	wake := time.NewTimer(0)
 	defer wake.Stop()
 	for {
-		now := d.Now()
+		now := d.now()
 		if d.stops == 0 {
 			if d.reloads && d.claimed() {
 				d.reload()
@@ -182,7 +187,7 @@ func (d *daemon) sleep(now time.Time) time.Duration {
 
 // adopt makes a plan the one that counts.
 func (d *daemon) adopt(plan schedule.Plan) error {
-	now := d.Now()
+	now := d.now()
 	entries, err := d.State.adopt(plan, plan.Delay(d.Host), now)
 	if err != nil {
 		return err
@@ -286,7 +291,7 @@ func (d *daemon) startNext(now time.Time) {
 // ended takes note of the end of the child.
 func (d *daemon) ended(code int) {
 	kind := d.job.Kind
-	line := fmt.Sprintf("%s ended after %v, exit code %d", kind, max(d.Now().Sub(d.started), 0).Round(time.Second), code)
+	line := fmt.Sprintf("%s ended after %v, exit code %d", kind, max(d.now().Sub(d.started), 0).Round(time.Second), code)
 	if code == 0 {
 		d.Note(line)
 	} else {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -643,6 +644,23 @@ func TestIncidents(t *testing.T) {
 				m.wantRuns(story.want)
 			})
 		})
+	}
+}
+
+// TestWallClock: what is due depends on the clock on the wall, not on the time since the
+// start of the machine, which no test can set.
+func TestWallClock(t *testing.T) {
+	d := daemon{Options: Options{Now: time.Now}}
+	for _, text := range []string{"30 * * * *", "02:30", "every 6h"} {
+		s, err := schedule.Parse(text, time.UTC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []time.Time{d.now(), s.Next(time.Now()), s.Last(time.Now())} {
+			if strings.Contains(at.String(), "m=") {
+				t.Errorf("%s: %v", text, at)
+			}
+		}
 	}
 }
 

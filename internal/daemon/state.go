@@ -284,6 +284,7 @@ type Upcoming struct {
 // Upcoming tells the next run of each kind of a plan, in the order of kinds. For a kind
 // that no daemon has seen yet, or by another schedule, it is the next from now on.
 func (s *State) Upcoming(plan schedule.Plan, host string, now time.Time) ([]Upcoming, error) {
+	now = now.Round(0) // the clock on the wall
 	f, err := s.read()
 	if err != nil {
 		return nil, err

@@ -200,6 +200,7 @@ func (s Schedule) Join(other Schedule) Schedule {
 // Next is the first time after t at which something is due, without jitter; the zero
 // time if there is none within the next years.
 func (s Schedule) Next(t time.Time) time.Time {
+	t = t.Round(0) // the clock on the wall, which may be set
 	var first time.Time
 	for _, e := range s.entries {
 		if n := e.next(t, s.zone); !n.IsZero() && (first.IsZero() || n.Before(first)) {
