@@ -207,9 +207,9 @@ func (a *app) serviceOptions(cmd *cobra.Command, f *serviceFlags) (*service.Opti
 		return nil, usageError("'backup-handler config example' prints one to begin with", "a service needs a configuration, and there is none")
 	}
 	for flag, wrong := range map[string]bool{
-		"--user and --run-as":           f.user && f.runAs != "",
-		"--timer and --for " + f.system: f.timer && f.system != "linux",
-		"--user and --load-passphrase":  f.user && f.credential != "" && f.system != "linux",
+		"--user and --run-as":                     f.user && f.runAs != "",
+		"--timer and --for " + f.system:           f.timer && f.system != "linux",
+		"--load-passphrase and --for " + f.system: f.credential != "" && f.system != "linux",
 	} {
 		if wrong {
 			return nil, usageError("", "%s exclude each other", flag)
