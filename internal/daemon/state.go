@@ -108,6 +108,9 @@ func (s *State) read() (stateFile, error) {
 	var found stateFile
 	if len(data) <= maxStateBytes && json.Unmarshal(data, &found) == nil && found.Jobs != nil {
 		f.Jobs = found.Jobs
+		if s.config == "" { // a job does not know
+			f.Config = found.Config
+		}
 	}
 	return f, nil
 }

@@ -136,6 +136,10 @@ func TestUpcoming(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("claimed", due.AddDate(0, 0, 1), false)
+	claimer := &State{dir: s.dir, id: s.id} // as Claim has it
+	if f, err := claimer.read(); err != nil || f.Config != "/c" {
+		t.Errorf("the configuration is %q, %v", f.Config, err)
+	}
 	if err := s.settle(Job{schedule.Backup, due}, true); err != nil {
 		t.Fatal(err)
 	}
