@@ -15,8 +15,9 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 // groups are the layers of the program: a package imports only from earlier
 // groups. Packages that do not exist yet have their place already.
 var groups = [][]string{
-	{"durable", "chunk", "seal", "config", "command", "exclude", "keyring", "limit", "preflight", "tailscale", "service"},
-	{"storage", "sheet"},
+	{"schedule"},
+	{"durable", "chunk", "seal", "config", "command", "exclude", "keyring", "limit", "preflight", "tailscale"},
+	{"storage", "sheet", "service"},
 	{"httpstore", "parity"},
 	{"sftp", "s3", "gcs", "azure"},
 	{"location"},
@@ -48,6 +49,7 @@ var only = map[string]string{
 	"github.com/moby/sys/mountinfo":    "preflight",
 	"golang.org/x/time":                "storage",
 	"github.com/minio/minio-go":        "s3",
+	"github.com/netresearch/go-cron":   "schedule",
 	"tailscale.com":                    "tailscale",
 	"gvisor.dev":                       "tailscale",
 	"golang.org/x/oauth2":              "gcs",

@@ -64,7 +64,9 @@ type app struct {
 	proving bool
 	untidy  atomic.Int32 // scratch directories that are still there
 	ending  atomic.Int32 // runs that have to be brought to their end
-	retried atomic.Int64 // when a retry was last shown, Unix nanoseconds
+	// resident: the command takes care of signals itself.
+	resident atomic.Bool
+	retried  atomic.Int64 // when a retry was last shown, Unix nanoseconds
 
 	// recovery is what --recovery-key has asked for; nil: not yet.
 	recovery *seal.KeyFile
@@ -100,7 +102,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if a.tailnet != nil {
 		a.tailnet.Close()
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && !a.resident.Load() {
 		err = &job.Failure{Code: job.ExitInterrupted, Err: errors.New("interrupted"), Hint: "nothing is lost: what was stored is used by the next run"}
 	}
 	code := a.report(err)

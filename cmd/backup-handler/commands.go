@@ -23,6 +23,8 @@ func (a *app) commands() []*cobra.Command {
 		a.pruneCommand(),
 		a.copyCommand(),
 		a.repairCommand(),
+		a.daemonCommand(),
+		a.serviceCommand(),
 		a.initCommand(),
 		a.keyCommand(),
 		a.configCommand(),

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/daemon"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 )
 
@@ -47,10 +48,26 @@ func main() {
 	a.environ = os.Environ()
 	go func() {
 		<-ctx.Done()
+		if a.resident.Load() {
+			return
+		}
 		time.Sleep(graceAfterSignal)
 		a.awaitTidy()
 		a.awaitEnding()
 		os.Exit(job.ExitInterrupted)
 	}()
-	os.Exit(a.run(ctx, os.Args[1:]))
+	os.Exit(runDue(ctx, a))
+}
+
+// runDue runs the command line. One that a daemon has started claims its time first.
+func runDue(ctx context.Context, a *app) int {
+	if due, ok := os.LookupEnv(daemon.ClaimEnv); ok {
+		os.Unsetenv(daemon.ClaimEnv) // it is not for what this process starts
+		release, code := a.claimDue(ctx, due)
+		if release == nil {
+			return code
+		}
+		defer release()
+	}
+	return a.run(ctx, os.Args[1:])
 }

@@ -11,17 +11,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/daemon"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 )
 
-const (
-	// triggerEnv is how whoever starts the program says who that is.
-	triggerEnv = "BACKUP_HANDLER_TRIGGER"
-	// maxWarnings is how many warnings of a run are kept for its record.
-	maxWarnings = 200
-)
+// maxWarnings is how many warnings of a run are kept for its record.
+const maxWarnings = 200
 
 // A runKind says what a run is.
 type runKind struct {
@@ -113,7 +110,7 @@ func destination(run *journal.Run, place, problem string) {
 
 // trigger is what has started the program.
 func (a *app) trigger() string {
-	if t, _ := a.env(triggerEnv); slices.Contains([]string{"schedule", "timer", "telegram"}, t) {
+	if t, _ := a.env(daemon.TriggerEnv); slices.Contains([]string{"schedule", "timer", "telegram"}, t) {
 		return t
 	}
 	return "cli"

@@ -31,12 +31,11 @@ const many = -1
 
 func legacyFlags() []legacyFlag {
 	const (
-		inv    = "this version takes no inventory of the machine"
-		daemon = "this version has no daemon; call 'backup-handler backup' from cron or a systemd timer"
-		tell   = "this version sends no notifications; drop the flag, and let cron or systemd report the exit code"
+		inv  = "this version takes no inventory of the machine"
+		tell = "this version sends no notifications; drop the flag, and let cron or systemd report the exit code"
 	)
 	return []legacyFlag{
-		{name: "version"}, {name: "status"}, {name: "show-setup"}, {name: "verify"}, {name: "restore"}, {name: "help"},
+		{name: "version"}, {name: "status"}, {name: "show-setup"}, {name: "verify"}, {name: "restore"}, {name: "scheduled"}, {name: "help"},
 		{name: "config", words: 1}, {name: "profile", words: 1},
 		{name: "operation-modes", words: many}, {name: "ssh-servers", words: many}, {name: "source-dir", words: 1}, {name: "backup-dirs", words: many},
 		{name: "backup-mode", words: 1}, {name: "exclude", words: 1},
@@ -45,7 +44,6 @@ func legacyFlags() []legacyFlag {
 		{name: "from-dir", words: 1}, {name: "to-dir", words: 1}, {name: "restore-timestamp", words: 1},
 
 		{name: "compress", words: 1, lacks: "repositories are always compressed; drop the flag"},
-		{name: "scheduled", lacks: daemon},
 		{name: "snapshot", lacks: inv}, {name: "restore-snapshot", words: 1, lacks: inv},
 		{name: "snapshot-diff", words: 2, lacks: inv}, {name: "snapshot-output", words: 1, lacks: inv},
 		{name: "notifications", lacks: tell}, {name: "receiver", words: many, lacks: tell},
@@ -230,7 +228,7 @@ func (l *legacy) command() ([]string, error) {
 		return []string{"--help"}, nil
 	}
 	var actions []string
-	for _, name := range []string{"version", "status", "show-setup", "verify", "restore"} {
+	for _, name := range []string{"version", "status", "show-setup", "verify", "restore", "scheduled"} {
 		if l.given(name) {
 			actions = append(actions, name)
 		}
@@ -240,8 +238,10 @@ func (l *legacy) command() ([]string, error) {
 		return append([]string{"version"}, l.globals...), nil
 	case len(actions) > 1:
 		return nil, usageError("", "--%s and --%s exclude each other", actions[0], actions[1])
-	case len(actions) == 1 && l.given("backup-mode"):
+	case len(actions) == 1 && l.given("backup-mode") && !l.given("scheduled"):
 		return nil, usageError("", "--%s and --backup-mode exclude each other", actions[0])
+	case l.given("scheduled") && l.given("dry-run"):
+		return nil, usageError("'backup-handler daemon next' prints what is due", "--scheduled and --dry-run exclude each other")
 	case l.given("config") && l.given("profile"):
 		return nil, usageError("", "--config and --profile exclude each other")
 	}
@@ -265,9 +265,12 @@ func (l *legacy) command() ([]string, error) {
 			}
 		}
 	}
-	var out []string
+	var out, last []string
 	var err error
 	switch action {
+	case "scheduled":
+		out = []string{"daemon"}
+		last, err = l.scheduled()
 	case "status":
 		out = []string{"status"}
 	case "show-setup":
@@ -296,7 +299,24 @@ func (l *legacy) command() ([]string, error) {
 	if action != "restore" {
 		out = append(out, backupDirFlags(l.values["backup-dirs"])...)
 	}
-	return append(out, l.globals...), nil
+	return slices.Concat(out, l.globals, last), nil
+}
+
+// scheduled are the flags of a backup that were given to --scheduled, for each of its
+// runs. 2.5 forgot about them.
+func (l *legacy) scheduled() ([]string, error) {
+	all, err := l.backup()
+	if err != nil {
+		return nil, err
+	}
+	out := slices.DeleteFunc(all[1:], func(arg string) bool {
+		name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
+		return !l.given(name) // what stands for 2.5's defaults; here the configuration has them
+	})
+	if len(out) > 0 {
+		out = slices.Insert(out, 0, "--")
+	}
+	return out, nil
 }
 
 func backupDirFlags(dirs []string) (out []string) {

@@ -3,7 +3,8 @@
 // Every key is declared once, in the table of keys.go. Reading, checking, the
 // example file, the reference page and the redaction of secrets all come from
 // it. The package knows what keys mean to a reader, and not what the program
-// does with them: no other package of the program is imported here.
+// does with them: of the program only package schedule, the grammar of times, is
+// imported here.
 //
 // Invariants:
 //
@@ -26,7 +27,8 @@
 // Files: ini.go (the grammar), keys.go (the table), value.go (types), secret.go
 // (secrets that do not print), config.go (loading and its warnings), settings.go
 // (what the program asks for), destinations.go (the same for what is on other
-// machines), find.go (where files are), trust.go (who can change them), show.go (listings),
+// machines), retention.go, schedule.go, find.go (where files are), trust.go (who can
+// change them), show.go (listings),
 // document.go (example and reference).
 package config
 

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"slices"
 	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/schedule"
 )
 
 // Sources returns the directories to back up, absolute, without repetitions.
@@ -277,27 +279,28 @@ func (c *Config) Preflight() (Preflight, error) {
 	if v := c.Value("SCHEDULE", "interval_minutes"); v.IsSet() {
 		p.Interval = time.Duration(get(&r, v, Value.Int)) * time.Minute
 	}
-	p.Interval = max(p.Interval, longestGap(get(&r, c.Value("SCHEDULE", "times"), Value.List)))
+	plan, err := c.Schedule()
+	if err != nil {
+		return p, err
+	}
+	p.Interval = max(p.Interval, longestGap(plan.Jobs[schedule.Backup]))
 	return p, r.err
 }
 
-// longestGap is the longest time between two of some times of day, "HH:MM" each; 0
-// without any.
-func longestGap(times []string) time.Duration {
-	const day = 24 * time.Hour
-	var at []time.Duration
-	for _, t := range times {
-		if x, err := time.Parse("15:04", t); err == nil {
-			at = append(at, time.Duration(x.Hour())*time.Hour+time.Duration(x.Minute())*time.Minute)
-		}
-	}
-	if len(at) == 0 {
+// longestGap is the longest time between two times of a schedule, in a year or a
+// thousand of them; 0 without any.
+func longestGap(s schedule.Schedule) (longest time.Duration) {
+	if s.IsZero() {
 		return 0
 	}
-	slices.Sort(at)
-	longest := at[0] + day - at[len(at)-1] // over midnight
-	for i := range len(at) - 1 {
-		longest = max(longest, at[i+1]-at[i])
+	at := s.Next(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+	for end, n := at.AddDate(1, 1, 0), 0; n < 1000; n++ {
+		next := s.Next(at)
+		if next.IsZero() || next.After(end) {
+			break
+		}
+		longest = max(longest, next.Sub(at))
+		at = next
 	}
 	return longest
 }

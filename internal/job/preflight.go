@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -116,7 +117,7 @@ func Refusal(rep *preflight.Report, destinations []string) (refused map[string]e
 	var all []error
 	for _, r := range rep.With(preflight.Refused) {
 		text := r.Text
-		if r.Subject != "" {
+		if r.Subject != "" && !strings.HasPrefix(text, r.Subject) {
 			text = r.Subject + ": " + text
 		}
 		f := &Failure{ExitRefused, errors.New(text), r.Hint}
