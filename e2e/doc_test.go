@@ -13,5 +13,5 @@
 // harness: how the program is run. kinds: every kind of file. trees: real trees.
 // modes: what each mode reads. refusals: bad input. damage: damaged repositories.
 // interrupt: signals and kills. destinations: several of them. keys: encryption.
-// limits: how much of the machine a run takes.
+// limits: how much of the machine a run takes. notify: mail through a real server.
 package e2e

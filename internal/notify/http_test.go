@@ -138,7 +138,7 @@ func TestAnswersOfServers(t *testing.T) {
 		{"redirect 302", redirect(302, "/new"), 1, nil, "the message would be lost"},
 		{"redirect 307", func(w http.ResponseWriter, r *http.Request, n int) {
 			if n <= 3 {
-				http.Redirect(w, r, "/new", 307)
+				http.Redirect(w, r, "/new", http.StatusTemporaryRedirect)
 			}
 		}, 4, nil, ""},
 		{"redirect without end", redirect(308, "/new"), 4, nil, "more than 3 times"},

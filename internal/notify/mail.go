@@ -129,10 +129,6 @@ func (s *Mail) compose(e *env, m *message, to []string) (*mail.Msg, error) {
 	if err := msg.To(to...); err != nil {
 		return nil, err
 	}
-	html, err := m.html()
-	if err != nil {
-		return nil, err
-	}
 	msg.Subject(m.subject)
 	msg.SetDateWithValue(e.now())
 	msg.SetMessageID()
@@ -142,7 +138,7 @@ func (s *Mail) compose(e *env, m *message, to []string) (*mail.Msg, error) {
 		msg.SetImportance(mail.ImportanceHigh)
 	}
 	msg.SetBodyString(mail.TypeTextPlain, m.text()+"\n")
-	msg.AddAlternativeString(mail.TypeTextHTML, html)
+	msg.AddAlternativeString(mail.TypeTextHTML, m.html())
 	return msg, nil
 }
 

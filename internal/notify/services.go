@@ -212,7 +212,7 @@ func pushover(s *Service, m *message) ([]request, error) {
 func pushoverAccepted(answer []byte) error {
 	var said struct{ Status int }
 	if json.Unmarshal(answer, &said) != nil || said.Status != 1 {
-		return errors.New("Pushover has not accepted the message")
+		return errors.New("the server has answered, and not accepted the message")
 	}
 	return nil
 }

@@ -88,8 +88,8 @@ func TestSubjects(t *testing.T) {
 		{journal.Crashed, "fs", "backup on web1 ended without a word: no space left on device", "The backup on web1 ended without a word, the 2nd time in a row, since 2026-11-26 01:00:04 +01:00."},
 	} {
 		m := n.runText(newStory(testRun("1", c.status), past(c.past)))
-		if m.subject != c.subject || m.blocks[0].Lines[0] != c.story {
-			t.Errorf("%s after %q: %q, %q", c.status, c.past, m.subject, m.blocks[0].Lines[0])
+		if m.subject != c.subject || m.blocks[0].lines[0] != c.story {
+			t.Errorf("%s after %q: %q, %q", c.status, c.past, m.subject, m.blocks[0].lines[0])
 		}
 	}
 }
