@@ -74,3 +74,27 @@ ca_file = %s
 		t.Errorf("the log:\n%s", log)
 	}
 }
+
+// TestNotifyTelegram: the bot of 2.5 tells the chats of 2.5, and nobody who wrote to it.
+func TestNotifyTelegram(t *testing.T) {
+	const token = "123456:ABC-def_ghi"
+	w := newWorld(t)
+	s := notifytest.StartTelegram(t, token, "42", "-1007", "666")
+	w.write([]byte("[TELEGRAM]\napi_token = "+token+"\n[USERS]\ninteracted_users = 42, -1007\n"), "config", "bot_config.ini")
+	w.write([]byte(`{"user_ids": [666]}`), "config", ".bot_users.json")
+	path := w.write([]byte("[TELEGRAM]\nserver_url = "+s.URL+"\nallow_private = True\n"), "config", "config.ini")
+	s.Busy(1, 1)
+	r := w.want(ok, "notify", "test", "telegram", "--config", path)
+	if r.out != "telegram: ok\n" || strings.Contains(r.errout, token) {
+		t.Errorf("%v", r)
+	}
+	said := s.Said()
+	if len(said) != 2 || said[0].Chat != "42" || said[1].Chat != "-1007" || !strings.Contains(said[0].Text, "This is a test of the channel telegram") {
+		t.Errorf("said %+v", said)
+	}
+	path = w.write([]byte("[TELEGRAM]\napi_token = 1:Wr0ngToken\nchats = 42\nserver_url = "+s.URL+"\nallow_private = True\n"), "config", "config.ini")
+	r = w.want(partial, "notify", "test", "--config", path)
+	if !strings.Contains(r.out, "unauthorized") || strings.Contains(r.out+r.errout, "Wr0ng") {
+		t.Errorf("a wrong token: %v", r)
+	}
+}

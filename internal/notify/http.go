@@ -185,10 +185,15 @@ func checkRedirect(r *http.Request, via []*http.Request) error {
 		return fmt.Errorf("%w to a connection that is not https", errRedirect)
 	case r.Method != first.Method:
 		return fmt.Errorf("%w, and the message would be lost: use the new address", errRedirect)
-	case first.Method != http.MethodGet && r.URL.Hostname() != first.URL.Hostname():
+	case first.Method != http.MethodGet && !sameServer(first.URL, r.URL):
 		return fmt.Errorf("%w to another host: use the new address if it is right", errRedirect)
 	}
 	return nil
+}
+
+// sameServer says whether b is a, or a over TLS.
+func sameServer(a, b *url.URL) bool {
+	return a.Hostname() == b.Hostname() && (hostPort(a) == hostPort(b) || a.Scheme == "http" && b.Scheme == "https")
 }
 
 // A request is one call of an endpoint.

@@ -145,6 +145,7 @@ func TestAnswersOfServers(t *testing.T) {
 		{"redirect to file", redirect(307, "file:///etc/passwd"), 1, nil, "not https"},
 		{"redirect to gopher", redirect(307, "gopher://127.0.0.1:70/x"), 1, nil, "not https"},
 		{"redirect to another host", redirect(307, "https://other.example/x"), 1, nil, "to another host"},
+		{"redirect to another port", redirect(307, "http://127.0.0.1:1/x"), 1, nil, "to another host"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := serve(t, c.answer)

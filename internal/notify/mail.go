@@ -160,12 +160,12 @@ func (s *Mail) try(ctx context.Context, msg *mail.Msg) error {
 	defer func() { done() }()
 	options := []mail.Option{
 		mail.WithPort(s.Port), mail.WithTimeout(timeout), mail.WithTLSConfig(tc), mail.WithoutNoop(),
-		mail.WithDialContextFunc(func(dialCtx context.Context, network, address string) (net.Conn, error) {
+		mail.WithDialContextFunc(func(dialCtx context.Context, network, _ string) (net.Conn, error) {
 			dial := (&net.Dialer{}).DialContext
 			if s.TLS == TLSAlways {
 				dial = (&tls.Dialer{Config: tc}).DialContext
 			}
-			conn, err := dial(dialCtx, network, address)
+			conn, err := dial(dialCtx, network, s.address()) // go-mail's is not one for IPv6
 			if err != nil {
 				return nil, err
 			}
@@ -204,12 +204,15 @@ func (s *Mail) try(ctx context.Context, msg *mail.Msg) error {
 func mailError(err error) error {
 	var reply *textproto.Error
 	var cert *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
 	var sent *mail.SendError
 	switch {
 	case errors.Is(err, errTime):
 		return err
 	case errors.As(err, &cert):
 		return fmt.Errorf("no trusted TLS connection: %w; ca_file names an authority of your own", cert.Err)
+	case errors.As(err, &record):
+		return errors.New("the server does not speak TLS from the first byte; tls = starttls is for those that switch to it")
 	case strings.Contains(err.Error(), "does not support STARTTLS"):
 		return errors.New("the server does not offer STARTTLS; tls = tls is for servers that are encrypted from the first byte")
 	case errors.As(err, &sent) && sent.ErrorCode() >= 400:

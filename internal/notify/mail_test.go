@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -262,6 +264,97 @@ func TestMailWithoutStartTLSIsRefused(t *testing.T) {
 	}
 	if h := <-heard; !strings.HasPrefix(h, "EHLO ") || strings.Contains(h, "AUTH") || strings.Contains(h, "MAIL") {
 		t.Errorf("the server heard %q", h)
+	}
+}
+
+// talk starts a server that speaks SMTP as it is told: for each connection, what it
+// answers to the beginning of a line; "" ends the connection. It returns its port and
+// how often it took a mail.
+func talk(t *testing.T, answers map[string]string) (port int, taken *atomic.Int64) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	taken = new(atomic.Int64)
+	answer := func(line string) string {
+		for begin, a := range answers {
+			if strings.HasPrefix(line, begin) {
+				return a
+			}
+		}
+		return "250 ok"
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.WriteString(c, "220 mail.example ESMTP\r\n")
+				in, data := bufio.NewScanner(c), false
+				for in.Scan() {
+					line := in.Text()
+					switch {
+					case data && line != ".":
+						continue
+					case data:
+						data = false
+						taken.Add(1)
+						line = "END"
+					case line == "DATA":
+						data = true
+						io.WriteString(c, "354 go on\r\n")
+						continue
+					}
+					a := answer(line)
+					if a == "" {
+						return
+					}
+					io.WriteString(c, a+"\r\n")
+				}
+			}()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port, taken
+}
+
+// What fails after the server has taken a mail does not make a second one; what it
+// did not take is sent again.
+func TestMailIsNotSentTwice(t *testing.T) {
+	for name, c := range map[string]struct {
+		answers map[string]string
+		taken   int64
+		ok      bool
+	}{
+		"all is well":             {map[string]string{}, 1, true},
+		"gone after the mail":     {map[string]string{"RSET": "", "QUIT": ""}, 1, true},
+		"an error after the mail": {map[string]string{"RSET": "500 what?", "QUIT": "500 what?"}, 1, true},
+		"gone with the mail":      {map[string]string{"END": ""}, 4, false},
+		"not now":                 {map[string]string{"END": "452 no space"}, 4, false},
+		"never":                   {map[string]string{"END": "554 spam"}, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			port, taken := talk(t, c.answers)
+			to := &Mail{Host: "127.0.0.1", Port: port, TLS: TLSNone, From: "a@example.org", To: []string{"b@example.org"}, Timeout: 30 * time.Second}
+			err := to.send(t.Context(), testEnv(&pause{}), testMessage(t))
+			if (err == nil) != c.ok || taken.Load() != c.taken {
+				t.Errorf("error %v, taken %d times, want %d", err, taken.Load(), c.taken)
+			}
+		})
+	}
+}
+
+// The two ways of TLS that are easily mixed up say so.
+func TestMailTLSFromTheFirstByteToAServerThatSwitches(t *testing.T) {
+	port, _ := talk(t, nil)
+	to := &Mail{Host: "127.0.0.1", Port: port, TLS: TLSAlways, From: "a@example.org", To: []string{"b@example.org"}, Timeout: 30 * time.Second}
+	var p pause
+	if err := to.send(t.Context(), testEnv(&p), testMessage(t)); err == nil || !strings.Contains(err.Error(), "tls = starttls") || p.times() > 0 {
+		t.Errorf("error %v after %d waits", err, p.times())
 	}
 }
 
