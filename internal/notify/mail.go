@@ -90,7 +90,7 @@ func (s *Mail) secrets() []string { return []string{s.Password} }
 func (s *Mail) send(ctx context.Context, e *env, m *message) error {
 	err := s.sendTo(ctx, e, m, s.To)
 	refused, ok := errors.AsType[*mail.SendError](err)
-	if !ok || refused.Reason != mail.ErrSMTPRcptTo || refused.IsTemp() || len(s.To) == 1 {
+	if !ok || refused.Reason != mail.ErrSMTPRcptTo || len(s.To) == 1 {
 		return err
 	}
 	var errs []error

@@ -358,7 +358,7 @@ func TestMailTLSFromTheFirstByteToAServerThatSwitches(t *testing.T) {
 	}
 }
 
-// A server that says nothing does not hold up longer than it may.
+// A server that says nothing any more does not hold up longer than it may.
 func TestMailServerThatHangs(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -368,15 +368,28 @@ func TestMailServerThatHangs(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		c, err := l.Accept()
-		if err == nil {
-			defer c.Close()
-			cancel() // as soon as it is connected, the time is over
-			io.Copy(io.Discard, c)
+		if err != nil {
+			return
 		}
+		defer c.Close()
+		io.WriteString(c, "220 mail.example ESMTP\r\n")
+		bufio.NewReader(c).ReadString('\n')
+		cancel() // in the middle of the conversation the time is over
+		io.Copy(io.Discard, c)
 	}()
 	to := &Mail{Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, TLS: TLSNone, From: "a@example.org", To: []string{"a@example.org"}, Timeout: time.Hour}
 	if err := to.send(ctx, testEnv(&pause{}), testMessage(t)); err == nil {
 		t.Error("it was sent")
+	}
+}
+
+// A receiver whose mail is put off does not keep the others waiting.
+func TestMailOneReceiverThatIsPutOff(t *testing.T) {
+	port, taken := talk(t, map[string]string{"RCPT TO:<later@": "450 greylisted"})
+	to := &Mail{Host: "127.0.0.1", Port: port, TLS: TLSNone, From: "a@example.org", To: []string{"b@example.org", "later@example.org", "c@example.org"}, Timeout: 30 * time.Second}
+	err := to.send(t.Context(), testEnv(&pause{}), testMessage(t))
+	if err == nil || !strings.Contains(err.Error(), "later@example.org: ") || taken.Load() != 2 {
+		t.Errorf("error %v, %d mails taken, want 2", err, taken.Load())
 	}
 }
 
