@@ -75,7 +75,7 @@ func TestServices(t *testing.T) {
 				t.Errorf("content %q", text)
 			}
 		}},
-		{Service{Kind: "teams", URL: "/workflows/x?sig=y"}, "", "POST", "/workflows/x?sig=y", nil, func(t *testing.T, d map[string]any) {
+		{Service{Kind: "teams", URL: "/flows/x?sig=y"}, "", "POST", "/flows/x?sig=y", nil, func(t *testing.T, d map[string]any) {
 			if d["type"] != "message" || field(t, d, "attachments", 0, "contentType") != "application/vnd.microsoft.card.adaptive" {
 				t.Errorf("%v", d)
 			}
@@ -463,7 +463,7 @@ func TestLocalMail(t *testing.T) {
 	if err := l.send(t.Context(), e, m); err == nil || !strings.Contains(err.Error(), "no sendmail") {
 		t.Errorf("error %v", err)
 	}
-	for _, to := range []string{"", "-oQ/tmp", "a b", "a\nBcc: c", "a,b", "<a>"} {
+	for _, to := range []string{"", "-oQ/x", "a b", "a\nBcc: c", "a,b", "<a>"} {
 		if (&LocalMail{To: to}).check() == nil {
 			t.Errorf("%q is taken", to)
 		}
