@@ -30,7 +30,7 @@ test: go
 		/usr/sbin/sshd=openssh-server ssh-keygen=openssh-client node=nodejs npm=npm \
 		zbarimg=zbar-tools rsvg-convert=librsvg2-bin \
 		dbus-daemon=dbus gnome-keyring-daemon=gnome-keyring secret-tool=libsecret-tools systemd-analyze=systemd
-	@sh scripts/tools versitygw fake-gcs-server azurite
+	@sh scripts/tools versitygw fake-gcs-server azurite mailpit
 	$(GO) test -timeout 30m ./...
 
 check: test lint race fuzz vuln
@@ -47,7 +47,7 @@ vet:
 # Where goroutines share state. The race detector needs cgo.
 race: go
 	@sh scripts/packages gcc=gcc
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m ./internal/seal ./internal/storage/... ./internal/parity ./internal/keyring ./internal/repo ./internal/tree ./internal/backup ./internal/files ./internal/restore ./internal/verify ./internal/journal
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m ./internal/seal ./internal/storage/... ./internal/parity ./internal/keyring ./internal/repo ./internal/tree ./internal/backup ./internal/files ./internal/restore ./internal/verify ./internal/journal ./internal/notify
 
 # Each decoder for a few seconds; longer by hand with FUZZTIME=10m.
 FUZZTIME = 3s

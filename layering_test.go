@@ -56,6 +56,8 @@ var only = map[string]string{
 	"github.com/Azure":                 "azure",
 	"github.com/pkg/sftp":              "sftp",
 	"golang.org/x/crypto/ssh":          "sftp",
+	"github.com/wneessen/go-mail":      "notify",
+	"github.com/go-telegram/bot":       "notify",
 }
 
 func TestLayering(t *testing.T) {

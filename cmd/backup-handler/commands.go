@@ -29,6 +29,7 @@ func (a *app) commands() []*cobra.Command {
 		a.keyCommand(),
 		a.configCommand(),
 		a.auditCommand(),
+		a.notifyCommand(),
 		a.versionCommand(),
 		limitsTopic(),
 	}

@@ -126,7 +126,11 @@ func (a *app) configCheck() error {
 	if err != nil {
 		rep.Errors = append(rep.Errors, strings.Split(err.Error(), "\n")...)
 	} else {
-		for _, err := range cfg.Check() {
+		errs := cfg.Check()
+		if len(errs) == 0 { // else what follows would repeat them
+			errs = job.CheckChannels(cfg)
+		}
+		for _, err := range errs {
 			rep.Errors = append(rep.Errors, oneLine(err.Error()))
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
+	"github.com/SP1R4/BackupHandler/v3/internal/notify"
 )
 
 // maxWarnings is how many warnings of a run are kept for its record.
@@ -70,6 +71,11 @@ func (a *app) asRun(ctx context.Context, k runKind, work func(ctx context.Contex
 			return err
 		}
 	}
+	if n, err := a.notifier(); err != nil {
+		a.warn("nobody is told of this run: %v", err)
+	} else if watched := run.Trigger == "cli" && a.terminal(); !watched || k.command == "backup" {
+		r.Notify = teller{n, watched}
+	}
 	if k.alone != nil {
 		run.Lock = job.LockName(k.command, slices.Concat([]string{run.Config}, k.alone)...)
 	}
@@ -82,6 +88,20 @@ func (a *app) asRun(ctx context.Context, k runKind, work func(ctx context.Contex
 	err = r.Do(ctx, run, work)
 	a.log.Info("run ended", "command", run.Command, "status", string(run.Status), "exit_code", run.Exit, "seconds", run.Took(time.Now()).Seconds())
 	return err
+}
+
+// A teller tells of runs what somebody who watches has not seen: of a mistake on the
+// command line nobody else need know.
+type teller struct {
+	*notify.Notifier
+	watched bool
+}
+
+func (t teller) Ended(ctx context.Context, run *journal.Run, before []journal.Run) []journal.Told {
+	if t.watched && run.Exit == job.ExitUsage {
+		return nil
+	}
+	return t.Notifier.Ended(ctx, run, before)
 }
 
 // recorded does the work of a command other than backup as a run, unless nothing is to

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,7 +18,8 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs the program itself. In testdata each file is one story; it has a
-// machine of its own: home, state, and nothing configured. The commands are those
+// machine of its own: home, state, and nothing configured. $HOOK is an HTTP server
+// that takes everything but what is below /bad. The commands are those
 // of testscript, and
 //
 //	save NAME REGEXP   sets the variable NAME to the first group that REGEXP
@@ -37,6 +40,13 @@ func TestScripts(t *testing.T) {
 				env.Setenv(name, filepath.Join(env.WorkDir, filepath.FromSlash(dir)))
 			}
 			env.Setenv("TZ", "UTC")
+			hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasPrefix(r.URL.Path, "/bad") {
+					http.Error(w, "no, not "+r.URL.Path, http.StatusBadRequest)
+				}
+			}))
+			env.Defer(hook.Close)
+			env.Setenv("HOOK", hook.URL)
 			return os.MkdirAll(filepath.Join(env.WorkDir, "home"), 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

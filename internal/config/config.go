@@ -26,10 +26,11 @@
 //
 // Files: ini.go (the grammar), keys.go (the table), value.go (types), secret.go
 // (secrets that do not print), config.go (loading and its warnings), settings.go
-// (what the program asks for), destinations.go (the same for what is on other
-// machines), retention.go, schedule.go, find.go (where files are), trust.go (who can
-// change them), show.go (listings),
-// document.go (example and reference).
+// (what the program asks for), destinations.go and notify.go (the same for what is
+// on other machines, and for who is told), retention.go, schedule.go, named.go
+// (sections with names of the user's), beside.go (files that 2.5 kept beside this
+// one), find.go (where files are), trust.go (who can change them), show.go
+// (listings), document.go (example and reference).
 package config
 
 import (
@@ -50,9 +51,10 @@ type Config struct {
 	env      Env
 	keys     map[ref]Key
 	values   map[ref]setting
-	distrust error // why commands in the file must not be run; nil: they may
-	exposed  bool  // others can read the file
-	plain    bool  // a secret is written into it
+	named    []Section // [NAME word] of the file, in its order
+	distrust error     // why commands in the file must not be run; nil: they may
+	exposed  bool      // others can read the file
+	plain    bool      // a secret is written into it
 }
 
 type ref struct{ section, key string }
@@ -60,6 +62,7 @@ type ref struct{ section, key string }
 // A setting is what the file says about a key of the table.
 type setting struct {
 	text string // after interpolation; "" for nothing or None
+	file string
 	line int
 }
 
@@ -74,6 +77,7 @@ const (
 	PlaintextSecret Kind = "plaintext-secret" // a secret written into the file
 	Permissions     Kind = "permissions"      // others can read or change the file
 	Percent         Kind = "percent"          // a % that is read as 2.5 did
+	Beside          Kind = "beside"           // a file of 2.5 beside this one that cannot be read
 	Inherited       Kind = "inherited"        // a key of [DEFAULT] that only other sections know
 )
 
@@ -121,6 +125,7 @@ func Load(path string, env func(name string) (string, bool)) (*Config, []Warning
 		return nil, nil, err
 	}
 	c.distrust = distrust(path, info)
+	warnings = append(warnings, c.readBeside(path)...)
 	if w, ok := checkPermissions(path, info); ok {
 		c.exposed = info.Mode().Perm()&0o044 != 0
 		warnings = slices.Insert(warnings, 0, w)
@@ -160,7 +165,8 @@ func read(path string, r io.Reader, env Env) (*Config, []Warning, error) {
 	}
 	c := Defaults(env)
 	c.path = path
-	l := loader{c: c, file: file}
+	c.addNamed(file)
+	l := loader{c: c, path: path, file: file}
 	schema, _, _ := file.lookup("META", "schema_version")
 	version, err := strconv.Atoi(schema.value)
 	l.literal = err == nil && version >= literalSchema
@@ -178,6 +184,7 @@ func read(path string, r io.Reader, env Env) (*Config, []Warning, error) {
 // A loader fills a Config from a parsed file.
 type loader struct {
 	c        *Config
+	path     string
 	file     *iniFile
 	literal  bool // % stands for itself
 	warnings []Warning
@@ -185,12 +192,12 @@ type loader struct {
 }
 
 func (l *loader) warn(kind Kind, line int, section, key, format string, args ...any) {
-	l.warnings = append(l.warnings, Warning{Kind: kind, File: l.c.path, Line: line,
+	l.warnings = append(l.warnings, Warning{Kind: kind, File: l.path, Line: line,
 		Section: printable(section), Key: printable(key), Message: fmt.Sprintf(format, args...)})
 }
 
 func (l *loader) section(s *iniSection) {
-	if !slices.ContainsFunc(Sections(), func(k Section) bool { return k.Name == s.name }) {
+	if !slices.ContainsFunc(l.c.sections(), func(k Section) bool { return k.Name == s.name }) {
 		l.warn(Unknown, s.line, s.name, "", "is not a known section%s; it is ignored", l.c.suggestSection(s.name))
 		return
 	}
@@ -246,14 +253,14 @@ func (l *loader) set(k Key, e iniEntry) Value {
 	if text == "None" {
 		text = ""
 	}
-	l.c.values[ref{k.Section, k.Name}] = setting{text, e.line}
+	l.c.values[ref{k.Section, k.Name}] = setting{text, l.path, e.line}
 	return l.c.Value(k.Section, k.Name)
 }
 
 // inherit gives the keys of [DEFAULT] to the sections of the file that know
 // them and do not set them.
 func (l *loader) inherit() {
-	for _, k := range Keys() {
+	for _, k := range l.c.allKeys() {
 		if e, inherited, ok := l.file.lookup(k.Section, k.Name); ok && inherited && k.Section != defaultSection && !k.Own {
 			l.entry(k, e)
 		}
@@ -288,6 +295,9 @@ func (c *Config) suggestKey(section, key string) string {
 }
 
 func (c *Config) suggestSection(name string) string {
+	if hint := c.suggestNamed(name); hint != "" {
+		return hint
+	}
 	var names []string
 	for _, s := range Sections() {
 		names = append(names, s.Name)
@@ -346,14 +356,17 @@ func (c *Config) Value(section, key string) Value {
 		panic(fmt.Sprintf("config: [%s] %s is not in the table", section, key))
 	}
 	s := c.values[ref{section, key}]
-	return Value{Key: k, c: c, text: s.text, line: s.line}
+	if s.file == "" {
+		s.file = c.path
+	}
+	return Value{Key: k, c: c, text: s.text, file: s.file, line: s.line}
 }
 
 // Check reads every value, with its variables, and what values demand of each
 // other. It returns all that is wrong, in the order of the table.
 func (c *Config) Check() []error {
 	var errs []error
-	for _, k := range Keys() {
+	for _, k := range c.allKeys() {
 		if v := c.Value(k.Section, k.Name); v.IsSet() {
 			if err := v.check(); err != nil {
 				errs = append(errs, err)

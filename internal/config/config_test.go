@@ -135,7 +135,7 @@ func TestFileOf25(t *testing.T) {
 		got = append(got, fmt.Sprintf("%d %s", w.Line, w.Kind))
 	}
 	wantEqual(t, "warnings", got, []string{
-		"8 percent", "46 percent", "50 plaintext-secret", "50 reserved"})
+		"8 percent", "46 percent", "50 plaintext-secret"})
 }
 
 func TestVariablesAreLazy(t *testing.T) {
@@ -219,7 +219,7 @@ func TestWrongTypesAreErrors(t *testing.T) {
 		"DEFAULT.source_dir=~ann/x", "BACKUPS.backup_dirs=\"/a", "BACKUPS.backup_dirs=\"/a\" b", "BACKUPS.backup_dirs=\"\"",
 		"ENCRYPTION.enabled=maybe", "ENCRYPTION.enabled=2", "EXCLUDE.larger_than=big", "EXCLUDE.larger_than=-1", "EXCLUDE.larger_than=9999999T",
 		"SMTP.port=65536", "SMTP.port=-1", "SMTP.port=1.5", "SCHEDULE.times=25:00", "SCHEDULE.times=03:00, noon",
-		"PREFLIGHT.staleness_factor=NaN", "WEBHOOK.url=ftp://hunter2", "WEBHOOK.url=hunter2", "LOG.level=loud", "REPOSITORY.compression=max",
+		"PREFLIGHT.staleness_factor=NaN", "WEBHOOK.url=ftp://hunter2", "WEBHOOK.url=hunter2", "LOG.level=loud", "WEBHOOK ops.on=failure, whatever", "NOTIFY x.digest=hourly", "SMTP.digest_time=noon", "REPOSITORY.compression=max",
 	} {
 		name, value, _ := strings.Cut(c, "=")
 		section, key, _ := strings.Cut(name, ".")
@@ -256,11 +256,11 @@ key_file = ${X}
 backup_dirs = sftp://ann:hunter2@host/x
 [DEDUP]
 enabled = True
-[SMTP]
-host = mail
+[DATABASE]
+user = ann
 password = ${X}
-port = 0
-use_tls = off
+port = 3306
+single_transaction = off
 `, envOf())
 	var got []string
 	for _, w := range warnings {
@@ -278,8 +278,8 @@ use_tls = off
 		"f.ini:13: [ENCRYPTION] passphrase holds a secret in plain text; keep it in an environment variable and write ${NAME} here",
 		"f.ini:16: [BACKUPS] backup_dirs holds a secret in plain text; keep it in an environment variable and write ${NAME} here",
 		"f.ini:18: [DEDUP] enabled has no effect any more: repositories always store equal data once",
-		"f.ini:20: [SMTP] host is kept but this version does not act on it",
-		"f.ini:21: [SMTP] password is kept but this version does not act on it",
+		"f.ini:20: [DATABASE] user is kept but this version does not act on it",
+		"f.ini:21: [DATABASE] password is kept but this version does not act on it",
 	})
 }
 
@@ -411,7 +411,7 @@ func TestTable(t *testing.T) {
 		if k.Name != strings.ToLower(k.Name) || !strings.HasSuffix(k.Doc, ".") || strings.Contains(k.Doc, "\n") {
 			t.Errorf("%s: name or sentence", at)
 		}
-		if (k.Type == Enum) != (k.Values != nil) || k.Secret && k.Default != "" {
+		if k.Type == Enum && k.Values == nil || k.Values != nil && k.Type != Enum && k.Type != List || k.Secret && k.Default != "" {
 			t.Errorf("%s: values or default", at)
 		}
 		if k.Secret && !strings.HasPrefix(k.Example, "${") {

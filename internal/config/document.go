@@ -22,6 +22,9 @@ func Example() []byte {
 	for _, s := range Sections() {
 		out.WriteString("\n")
 		comment(&out, s.Doc)
+		if s.Named {
+			comment(&out, "More of them are ["+s.Name+" WORD], with a word of yours.")
+		}
 		if s.Reserved {
 			comment(&out, "This version keeps these settings but does not act on them.")
 		}
@@ -54,6 +57,8 @@ func describe(k Key) string {
 	}
 	if k.Type == Enum {
 		parts = append(parts, "One of "+strings.Join(k.Values, ", ")+".")
+	} else if len(k.Values) > 0 {
+		parts = append(parts, "Any of "+strings.Join(k.Values, ", ")+".")
 	}
 	if k.Unit != "" {
 		parts = append(parts, "Unit: "+k.Unit+".")
@@ -107,6 +112,9 @@ Secrets are marked; they are never printed. "Reserved" keys are read, checked an
 `, literalSchema, maxFileBytes>>10)
 	for _, s := range Sections() {
 		fmt.Fprintf(&out, "\n## [%s]\n\n%s\n", s.Name, cell(s.Doc))
+		if s.Named {
+			fmt.Fprintf(&out, "More of them are `[%s WORD]`, with a word of letters, digits, - and _, which is what it is called.\n", s.Name)
+		}
 		if s.Reserved {
 			out.WriteString("Reserved.\n")
 		}
@@ -122,6 +130,8 @@ func typeCell(k Key) string {
 	text := string(k.Type)
 	if k.Type == Enum {
 		text = "`" + strings.Join(k.Values, "`, `") + "`"
+	} else if len(k.Values) > 0 {
+		text += " of `" + strings.Join(k.Values, "`, `") + "`"
 	}
 	if k.Unit != "" {
 		text += ", " + k.Unit

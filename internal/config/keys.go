@@ -31,7 +31,9 @@ type Section struct {
 	// Reserved sections belong to features that this version does not have:
 	// their keys are read, checked and kept, and not acted on.
 	Reserved bool
-	Keys     []Key
+	// Named sections may come any number of times, as [NAME word], with the same keys.
+	Named bool
+	Keys  []Key
 }
 
 // A Key is one setting: everything about it that the program or its
@@ -44,7 +46,7 @@ type Key struct {
 	Default string
 	// Unit of a bare number: "s", "KiB/s"; "" if it has none.
 	Unit string
-	// Values are the choices of an Enum.
+	// Values are the choices of an Enum, and of each item of a List.
 	Values []string
 	// Floor is what smaller integers are raised to (2.5 did so for a few keys).
 	Floor int64
@@ -82,7 +84,7 @@ func Keys() []Key {
 // names, meanings and defaults; new ones are added, none is given another
 // meaning, and none is removed.
 func Sections() []Section {
-	sections := slices.Concat(currentSections(), reservedSections())
+	sections := slices.Concat(currentSections(), notifySections(), reservedSections())
 	for i := range sections {
 		s := &sections[i]
 		for j := range s.Keys {
@@ -221,8 +223,8 @@ func currentSections() []Section {
 				Deprecated: "a backup does not edit /etc/fstab; add the entry by hand",
 				Doc:        "Added the volume to /etc/fstab; it has no effect."},
 			{Name: "staleness_factor", Type: Float, Default: "2.0", Floor: 1, Doc: "Intervals of [SCHEDULE] without a good backup after which there is a warning; without a schedule there is none."},
-			{Name: "local_mail_to", Type: String, Reserved: true, Doc: "Local user who is mailed about alarms."},
-			{Name: "status_sentinel", Type: String, Reserved: true, Default: "Logs/last_run_status.json", Doc: "File that holds the outcome of the last run."},
+			{Name: "local_mail_to", Type: String, Doc: "Local user who is mailed about alarms."},
+			{Name: "status_sentinel", Type: String, Default: "Logs/last_run_status.json", Doc: "File that holds the outcome of the last backup, in the state directory unless it is an absolute path."},
 		}},
 		{Name: "LIMITS", Doc: "How much of a busy machine the program may take; --limit-cpu, --limit-upload, --limit-download and --io-idle go before these keys, and 'backup-handler help limits' says more.", Keys: []Key{
 			{Name: "cpu", Type: CPUs, Default: "0", Example: "50%",
@@ -388,39 +390,6 @@ func reservedSections() []Section {
 			{Name: "port", Type: Int, Default: "3306", Max: 65535, Doc: "Port of the server."},
 			{Name: "single_transaction", Type: Bool, Default: "True", Doc: "Dump in one transaction."},
 			{Name: "binlog_position", Type: Bool, Default: "False", Doc: "Record the position in the binary log."},
-		}},
-		{Name: "SMTP", Reserved: true, Doc: "Mail about runs.", Keys: []Key{
-			{Name: "host", Type: String, Doc: "Host of the mail server."},
-			{Name: "port", Type: Int, Default: "587", Max: 65535, Doc: "Port of the mail server."},
-			{Name: "user", Type: String, Doc: "User to log in as."},
-			{Name: "password", Type: String, Secret: true, Example: "${SMTP_PASSWORD}", Doc: "Password to log in with."},
-			{Name: "from_addr", Type: String, Doc: "Address of the sender."},
-			{Name: "to_addrs", Type: List, Doc: "Addresses of the receivers."},
-			{Name: "use_tls", Type: Bool, Default: "True", Doc: "Use STARTTLS."},
-		}},
-		{Name: "EMAIL", Reserved: true, Doc: "The mail account that BackupHandler 2.5 kept in email_config.ini.", Keys: []Key{
-			{Name: "sender_email", Type: String, Doc: "Address of the sender, and user to log in as."},
-			{Name: "app_password", Type: String, Secret: true, Example: "${EMAIL_APP_PASSWORD}", Doc: "Password to log in with."},
-			{Name: "smtp_host", Type: String, Default: "smtp.gmail.com", Doc: "Host of the mail server."},
-			{Name: "smtp_port", Type: Int, Default: "465", Max: 65535, Doc: "Port of the mail server."},
-		}},
-		{Name: "TELEGRAM", Reserved: true, Doc: "The Telegram bot that BackupHandler 2.5 kept in bot_config.ini.", Keys: []Key{
-			{Name: "api_token", Type: String, Secret: true, Example: "${TELEGRAM_API_TOKEN}", Doc: "Token of the bot."},
-		}},
-		{Name: "USERS", Reserved: true, Doc: "The chats that BackupHandler 2.5 kept in bot_config.ini.", Keys: []Key{
-			{Name: "interacted_users", Type: List, Doc: "Numbers of the chats that are told about runs."},
-		}},
-		{Name: "NOTIFICATIONS", Reserved: true, Doc: "Who is told about runs.", Keys: []Key{
-			{Name: "bot", Type: Bool, Default: "False", Doc: "Tell the Telegram chats."},
-			{Name: "receiver_emails", Type: List, Doc: "Mail addresses that are told."},
-		}},
-		{Name: "WEBHOOK", Reserved: true, Doc: "An HTTP call about each run.", Keys: []Key{
-			{Name: "url", Type: URL, Secret: true, Example: "${WEBHOOK_URL}", Doc: "Address that is called; it often holds a token."},
-			{Name: "auth_header", Type: String, Secret: true, Example: "${WEBHOOK_AUTH}", Doc: "Value of the Authorization header."},
-		}},
-		{Name: "HEARTBEAT", Reserved: true, Doc: "An HTTP call after each fully good run.", Keys: []Key{
-			{Name: "url", Type: URL, Secret: true, Example: "${HEARTBEAT_URL}", Doc: "Address that is called; it often holds a token."},
-			{Name: "timeout", Type: Int, Default: "10", Unit: "s", Floor: 1, Doc: "Longest wait for an answer."},
 		}},
 	}
 }

@@ -45,7 +45,7 @@ func (s SecretString) LogValue() slog.Value { return slog.StringValue(redacted) 
 // of what other programs print.
 func (c *Config) Secrets() []SecretString {
 	var all []SecretString
-	for _, k := range Keys() {
+	for _, k := range c.allKeys() {
 		if !k.Secret {
 			continue
 		}

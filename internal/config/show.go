@@ -12,6 +12,7 @@ type Setting struct {
 	Value    string   `json:"value"`           // "" if there is none, "***" for a secret
 	Set      bool     `json:"set"`             // by the file; otherwise Value is the default
 	Line     int      `json:"line,omitempty"`  // in the file
+	File     string   `json:"file,omitempty"`  // beside the configuration, that sets it; "" for the configuration
 	Unit     string   `json:"unit,omitempty"`  // of Value
 	Unset    []string `json:"unset,omitempty"` // variables that Value needs and that are not set
 	Reserved bool     `json:"reserved,omitempty"`
@@ -24,10 +25,13 @@ type Settings []Setting
 // ${VARIABLES} is shown with their names: what they hold may be a secret too.
 func (c *Config) Show() Settings {
 	var all Settings
-	for _, k := range Keys() {
+	for _, k := range c.allKeys() {
 		v := c.Value(k.Section, k.Name)
 		s := Setting{Section: k.Section, Key: k.Name, Set: v.IsSet(), Line: v.line, Unit: k.Unit, Reserved: k.Reserved,
 			Value: v.show()}
+		if v.IsSet() && v.file != c.path {
+			s.File = v.file
+		}
 		for _, name := range variables(v.text) {
 			if _, ok := c.env(name); !ok {
 				s.Unset = append(s.Unset, name)
@@ -116,6 +120,8 @@ func (all Settings) String() string {
 			out.WriteString("# default\n")
 		case s.Reserved:
 			out.WriteString("# line " + strconv.Itoa(s.Line) + ", kept but not acted on by this version\n")
+		case s.File != "":
+			out.WriteString("# " + s.File + ", line " + strconv.Itoa(s.Line) + "\n")
 		default:
 			out.WriteString("# line " + strconv.Itoa(s.Line) + "\n")
 		}

@@ -47,14 +47,15 @@ type Value struct {
 	Key  Key
 	c    *Config
 	text string // after interpolation; "" if unset
-	line int    // 0 if not in the file
+	file string
+	line int // 0 if not in the file
 }
 
 // IsSet tells whether the file sets the key, to other than nothing or None.
 func (v Value) IsSet() bool { return v.text != "" }
 
 func (v Value) errorf(format string, args ...any) error {
-	return &Error{File: v.c.path, Line: v.line, Section: v.Key.Section, Key: v.Key.Name, Problem: fmt.Sprintf(format, args...)}
+	return &Error{File: v.file, Line: v.line, Section: v.Key.Section, Key: v.Key.Name, Problem: fmt.Sprintf(format, args...)}
 }
 
 // resolve returns the text with its variables replaced, or the default if that
@@ -156,12 +157,26 @@ func (v Value) List() ([]string, error) {
 			items[i], err = absolutePath(item, v.c.env)
 		case Times:
 			items[i], err = parseTime(item)
+		case List:
+			items[i], err = v.Key.choice(item)
 		}
 		if err != nil {
 			return nil, v.errorf("item %d: %v", i+1, err)
 		}
 	}
 	return items, nil
+}
+
+// choice is an item of a List, in lower case if the key has choices.
+func (k Key) choice(item string) (string, error) {
+	if len(k.Values) == 0 {
+		return item, nil
+	}
+	item = strings.ToLower(item)
+	if !slices.Contains(k.Values, item) {
+		return "", fmt.Errorf("must be one of %s", strings.Join(k.Values, ", "))
+	}
+	return item, nil
 }
 
 // Bool returns a Bool.

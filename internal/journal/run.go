@@ -142,8 +142,8 @@ func (r *Run) Took(now time.Time) time.Duration {
 	return max(now.Sub(r.Start), 0)
 }
 
-// bounded is the record as it is written.
-func (r *Run) bounded() *Run {
+// Bounded is the record as it is written: a copy, with long lists and texts cut.
+func (r *Run) Bounded() *Run {
 	b := *r
 	b.Sources = cutList(r.Sources, &b.Cut)
 	b.Destinations = cutList(r.Destinations, &b.Cut)
@@ -212,7 +212,7 @@ func (r *Runs) file() string { return filepath.Join(logsDir(r.stateDir), runsNam
 
 // Put records how a run stands. It returns when the record is on the disk.
 func (r *Runs) Put(run *Run) error {
-	line, err := json.Marshal(run.bounded())
+	line, err := json.Marshal(run.Bounded())
 	if err != nil {
 		return fmt.Errorf("record the run: %w", err)
 	}
