@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/azure/azuretest"
@@ -340,6 +342,48 @@ func TestRequests(t *testing.T) {
 			t.Errorf("verify believes what is kept on this machine:\n%s", got)
 		}
 	}
+}
+
+// A key that may write and not delete, as a careful administrator gives it, makes
+// backups; what has to delete says that it may not, and nothing is lost.
+func TestNoPermissionToDelete(t *testing.T) {
+	w := newWorld(t)
+	s := s3test.Start(t, s3test.Options{})
+	s.MakeBucket(t, "bucket")
+	var refusedRequests atomic.Int64
+	forbid := func(rw http.ResponseWriter, r *http.Request) bool {
+		if _, many := r.URL.Query()["delete"]; r.Method != http.MethodDelete && !many {
+			return false
+		}
+		refusedRequests.Add(1)
+		rw.Header().Set("Content-Type", "application/xml")
+		rw.WriteHeader(http.StatusForbidden)
+		io.WriteString(rw, `<?xml version="1.0" encoding="UTF-8"?><Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>`)
+		return true
+	}
+	w.configure(w.s3Section(s.Proxy(t, forbid)))
+	src, repo, local := w.tree(5, "src"), "s3://bucket/repo", w.path("local")
+	both := []string{"--backup-dirs", repo + "," + local}
+	for i := range 3 {
+		w.write([]byte{byte(i)}, "src", "changes")
+		w.want(ok, append([]string{"backup", "--encrypt", "--source-dir", src}, both...)...)
+	}
+	r := w.want(partial, append([]string{"forget", "--keep-last", "1"}, both...)...)
+	if all := r.out + r.errout; !strings.Contains(all, "s3://bucket/repo") || !strings.Contains(all, "delete") && !strings.Contains(all, "remove") {
+		t.Errorf("%v", r)
+	}
+	if refusedRequests.Load() == 0 {
+		t.Error("nothing was to be deleted")
+	}
+	for place, want := range map[string]int{repo: 3, local: 1} {
+		var list []struct{}
+		must(t, json.Unmarshal([]byte(w.want(ok, "snapshots", "--json", "--backup-dirs", place).out), &list))
+		if len(list) != want {
+			t.Errorf("%s holds %d snapshots, want %d", place, len(list), want)
+		}
+		w.want(ok, "verify", "--read-data", "--backup-dirs", place)
+	}
+	w.want(ok, append([]string{"backup", "--encrypt", "--source-dir", src}, both...)...)
 }
 
 // A run that takes longer than it may is ended, and says so.

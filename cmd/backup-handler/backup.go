@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -26,6 +27,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/preflight"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+	"github.com/SP1R4/BackupHandler/v3/internal/verify"
 )
 
 type backupFlags struct {
@@ -93,8 +95,9 @@ interrupted`,
 // A backupPlan is what a backup is about to do.
 type backupPlan struct {
 	*job.BackupOptions
-	keep keeping
-	acc  *job.Access
+	keep   keeping
+	acc    *job.Access
+	verify bool // afterwards
 }
 
 func (a *app) backup(ctx context.Context, f *backupFlags) error {
@@ -108,12 +111,18 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 		}
 		run.Mode = string(p.Mode)
 		for _, s := range p.Sources {
+			if s, err = filepath.Abs(s); err != nil {
+				return err
+			}
 			run.Sources = append(run.Sources, journal.SourceRun{Path: s})
 		}
 		for _, d := range p.Destinations {
 			run.Destinations = append(run.Destinations, journal.DestinationRun{Location: location.Redact(d)})
 		}
 		if p.keep, err = a.keeping(f.retain.or(0)); err != nil {
+			return job.Fail(job.ExitUsage, err, "")
+		}
+		if p.verify, err = a.cfg.VerifyAfterBackup(); err != nil {
 			return job.Fail(job.ExitUsage, err, "")
 		}
 		if p.acc, err = a.access(f.encrypt, f.recipients); err != nil {
@@ -126,7 +135,7 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 			p.acc.Close()
 		}
 	}()
-	work := func(ctx context.Context, run *journal.Run) error { return a.makeBackup(ctx, &p, run) }
+	work := func(ctx context.Context, run *journal.Run) error { return a.makeBackup(ctx, f, &p, run) }
 	if f.dryRun {
 		run := &journal.Run{}
 		if err := prepare(ctx, run); err != nil {
@@ -165,7 +174,7 @@ func (a *app) check(ctx context.Context, p *backupPlan) error {
 }
 
 // makeBackup is the run without what is around it.
-func (a *app) makeBackup(ctx context.Context, p *backupPlan, run *journal.Run) error {
+func (a *app) makeBackup(ctx context.Context, f *backupFlags, p *backupPlan, run *journal.Run) error {
 	start := time.Now()
 	a.log.Info("backup starts", "mode", p.Mode, "sources", p.Sources, "destinations", p.Destinations, "dry_run", p.DryRun)
 	m := a.meter("backup", func() sample {
@@ -198,7 +207,50 @@ func (a *app) makeBackup(ctx context.Context, p *backupPlan, run *journal.Run) e
 			run.Stages = append(run.Stages, journal.Stage{Name: "retention", Seconds: time.Since(begin).Seconds()})
 		}
 	}
-	return a.backupDone(res, p.BackupOptions, took, retained, run)
+	var checked []verifyReport
+	if p.verify && !p.DryRun {
+		begin := time.Now()
+		if checked, err = a.verifyAfter(ctx, f, res.Destinations); err != nil {
+			return err
+		}
+		run.Stages = append(run.Stages, journal.Stage{Name: "verify", Seconds: time.Since(begin).Seconds()})
+	}
+	return a.backupDone(res, p.BackupOptions, took, retained, checked, run)
+}
+
+// verifyAfter verifies the destinations of a backup. What it reads comes from them, not
+// from what this machine keeps.
+func (a *app) verifyAfter(ctx context.Context, f *backupFlags, to []*job.Destination) ([]verifyReport, error) {
+	o := verify.Options{Workers: max(2, runtime.GOMAXPROCS(0))}
+	days, err := a.cfg.ReadDataDays()
+	if err != nil {
+		return nil, job.Fail(job.ExitUsage, err, "")
+	}
+	a.proving = true
+	defer func() { a.proving = false }()
+	acc, err := a.access(f.encrypt, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer acc.Close()
+	var reports []verifyReport
+	for _, d := range to {
+		if d.Err != nil {
+			continue
+		}
+		if d.Repo != nil && d.Repo.WriteOnly() {
+			a.note(d.Location + ": the key is a write-only one: what is stored is verified by a host that can read it")
+			continue
+		}
+		var hints []string // the report says what to do
+		rep := a.verifyOne(ctx, acc, d.Location, o, days, false, &hints)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		a.record("verify", slog.String("repository", d.Location), slog.Bool("ok", rep.OK))
+		reports = append(reports, rep)
+	}
+	return reports, nil
 }
 
 // backupRecord writes down what became of a backup.
@@ -237,7 +289,7 @@ func (a *app) backupRecord(res *job.BackupResult, run *journal.Run) {
 }
 
 // backupFault is in one line why a backup that has made a snapshot has failed.
-func backupFault(res *job.BackupResult, retained []forgetReport) string {
+func backupFault(res *job.BackupResult, retained []forgetReport, checked []verifyReport) string {
 	var why []string
 	for _, d := range res.Destinations {
 		if d.Err != nil {
@@ -253,6 +305,11 @@ func backupFault(res *job.BackupResult, retained []forgetReport) string {
 			why = append(why, "retention in "+r.Repository+": "+r.Error)
 		case r.Prune != nil && r.Prune.damaged():
 			why = append(why, r.Repository+" is damaged, as its prune has found")
+		}
+	}
+	for i := range checked {
+		if text := checked[i].fault(); text != "" {
+			why = append(why, "verify of "+checked[i].Repository+": "+text)
 		}
 	}
 	for _, s := range res.Snapshot.Suspicions {
@@ -430,6 +487,7 @@ type backupReport struct {
 	Seconds      float64             `json:"seconds"`
 	Destinations []destinationReport `json:"destinations"`
 	Retention    []forgetReport      `json:"retention,omitempty"`
+	Verified     []verifyReport      `json:"verified,omitempty"`
 	Unapproved   []repo.ID           `json:"unapproved,omitempty"` // suspicious ones before this
 	Notes        []string            `json:"notes,omitempty"`
 	ExitCode     int                 `json:"exit_code"`
@@ -444,11 +502,12 @@ type destinationReport struct {
 }
 
 // backupDone tells how a run ended.
-func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.Duration, retained []forgetReport, run *journal.Run) error {
+func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.Duration, retained []forgetReport, checked []verifyReport, run *journal.Run) error {
 	s := res.Snapshot
-	rep := backupReport{DryRun: o.DryRun, Details: s, Seconds: took.Seconds(), Notes: res.Notes, Retention: retained}
+	rep := backupReport{DryRun: o.DryRun, Details: s, Seconds: took.Seconds(), Notes: res.Notes, Retention: retained, Verified: checked}
 	unkept := slices.ContainsFunc(retained, func(r forgetReport) bool { return r.Error != "" || r.Prune != nil && r.Prune.damaged() })
-	if res.Failed() || unkept || o.FailSuspicious && res.Suspicious() {
+	damaged := slices.ContainsFunc(checked, func(r verifyReport) bool { return !r.OK })
+	if res.Failed() || unkept || damaged || o.FailSuspicious && res.Suspicious() {
 		rep.ExitCode = job.ExitPartial
 	}
 	if !o.DryRun {
@@ -489,7 +548,10 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 		for i := range retained {
 			a.retainedText(a.stderr, &retained[i])
 		}
-		return fail(run, rep.ExitCode, backupFault(res, retained))
+		for i := range checked {
+			a.verifyText(a.stderr, &checked[i])
+		}
+		return fail(run, rep.ExitCode, backupFault(res, retained, checked))
 	}
 	err := a.print(rep, func(w io.Writer) error {
 		if o.DryRun {
@@ -519,6 +581,9 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 		for i := range retained {
 			a.retainedText(w, &retained[i])
 		}
+		for i := range checked {
+			a.verifyText(w, &checked[i])
+		}
 		for _, why := range s.Suspicions {
 			fmt.Fprintf(w, "  SUSPICIOUS  %s\n", why)
 		}
@@ -530,7 +595,7 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 	if err != nil {
 		return err
 	}
-	return fail(run, rep.ExitCode, backupFault(res, retained))
+	return fail(run, rep.ExitCode, backupFault(res, retained, checked))
 }
 
 // suspicious warns of a run that looks as if the source had been damaged.

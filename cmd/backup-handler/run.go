@@ -146,10 +146,13 @@ func (a *app) hooks(command string) (job.Hooks, error) {
 	switch command {
 	case "backup":
 		h.Before, h.After, h.OnSuccess, h.OnFailure = c.PreBackup, c.PostBackup, c.OnSuccess, c.OnFailure
+		for _, s := range c.Sources {
+			h.Sources = append(h.Sources, job.SourceHooks{Path: s.Path, Before: s.PreBackup, After: s.PostBackup})
+		}
 	case "restore":
 		h.Before, h.After = c.PreRestore, c.PostRestore
 	}
-	if h.Before+h.After+h.OnSuccess+h.OnFailure == "" {
+	if h.Before+h.After+h.OnSuccess+h.OnFailure == "" && len(h.Sources) == 0 {
 		return job.Hooks{}, nil
 	}
 	if err := a.cfg.Trusted(); err != nil {

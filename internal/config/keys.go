@@ -182,6 +182,8 @@ func currentSections() []Section {
 		{Name: "VERIFY", Doc: "Proof that what is stored can be read.", Keys: []Key{
 			{Name: "read_data_days", Type: Int, Default: "0", Unit: "d", Max: 3650, Example: "30",
 				Doc: "'verify' without flags reads a share of the data such that all of it is read once in so many days, if it is called that often; 0 reads none."},
+			{Name: "after_backup", Type: Bool, Default: "False",
+				Doc: "End each backup with a 'verify' of its destinations, of the structure and of the share of the data that is due; what is damaged makes the run one that has failed (exit code 3)."},
 		}},
 		{Name: "DRILL", Doc: "Proof that what is stored can be restored: how 'drill' goes about it.", Keys: []Key{
 			{Name: "sample", Type: Int, Default: "1000",
@@ -371,6 +373,11 @@ func currentSections() []Section {
 			{Name: "pre_restore", Type: String, Doc: "Before a restore writes anything; if it fails, nothing is restored (exit code 2)."},
 			{Name: "post_restore", Type: String, Doc: "After a restore, however it went, if pre_restore succeeded."},
 			{Name: "timeout", Type: Duration, Default: "5m", Unit: "s", Doc: "How long each may take; then it and all it has started is ended, and counts as failed. 0 is no limit."},
+		}},
+		{Name: "SOURCE", Named: true, Doc: "A directory to back up, beside those of [DEFAULT], with commands of its own around each backup that has it.", Keys: []Key{
+			{Name: "path", Type: Path, Example: "/srv/shop", Doc: "Directory or file to back up."},
+			{Name: "pre_backup", Type: String, Own: true, Example: "systemctl stop shop", Doc: "As in [HOOKS], after the one there."},
+			{Name: "post_backup", Type: String, Own: true, Example: "systemctl start shop", Doc: "As in [HOOKS], before the one there."},
 		}},
 		{Name: "DEDUP", Doc: "Deduplication of BackupHandler 2.5.", Keys: []Key{
 			{Name: "enabled", Type: Bool, Default: "False",

@@ -89,6 +89,9 @@ func checkUnused(text string) error {
 	return err
 }
 
+// VerifyAfterBackup is [VERIFY] after_backup: whether each backup ends with one.
+func (c *Config) VerifyAfterBackup() (bool, error) { return c.Value("VERIFY", "after_backup").Bool() }
+
 // ReadDataDays is [VERIFY] read_data_days: in how many days everything is read once; 0:
 // never.
 func (c *Config) ReadDataDays() (int, error) {

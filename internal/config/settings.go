@@ -21,6 +21,13 @@ func (c *Config) Sources() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, section := range c.SectionsOf("SOURCE") {
+		path, err := c.Value(section, "path").Path()
+		if err != nil {
+			return nil, err
+		}
+		more = append(more, path)
+	}
 	var dirs []string
 	for _, d := range append([]string{dir}, more...) {
 		if d != "" && !slices.Contains(dirs, d) {
@@ -215,12 +222,19 @@ type Hooks struct {
 	PreBackup, PostBackup, OnSuccess, OnFailure string
 	PreRestore, PostRestore                     string
 	Timeout                                     time.Duration // of each; 0: no limit
+	Sources                                     []SourceHooks
+}
+
+// SourceHooks are the commands of one [SOURCE NAME].
+type SourceHooks struct {
+	Path                  string // absolute
+	PreBackup, PostBackup string // "" for none
 }
 
 // Hooks returns the section [HOOKS].
 func (c *Config) Hooks() (Hooks, error) {
 	var r reader
-	return Hooks{
+	h := Hooks{
 		PreBackup:   get(&r, c.Value("HOOKS", "pre_backup"), Value.Text),
 		PostBackup:  get(&r, c.Value("HOOKS", "post_backup"), Value.Text),
 		OnSuccess:   get(&r, c.Value("HOOKS", "on_success"), Value.Text),
@@ -228,7 +242,22 @@ func (c *Config) Hooks() (Hooks, error) {
 		PreRestore:  get(&r, c.Value("HOOKS", "pre_restore"), Value.Text),
 		PostRestore: get(&r, c.Value("HOOKS", "post_restore"), Value.Text),
 		Timeout:     get(&r, c.Value("HOOKS", "timeout"), Value.Duration),
-	}, r.err
+	}
+	for _, section := range c.SectionsOf("SOURCE") {
+		s := SourceHooks{
+			Path:       get(&r, c.Value(section, "path"), Value.Path),
+			PreBackup:  get(&r, c.Value(section, "pre_backup"), Value.Text),
+			PostBackup: get(&r, c.Value(section, "post_backup"), Value.Text),
+		}
+		if s.PreBackup+s.PostBackup == "" {
+			continue
+		}
+		if s.Path == "" && r.err == nil {
+			r.err = c.Value(section, "path").errorf("is missing: whose commands are these?")
+		}
+		h.Sources = append(h.Sources, s)
+	}
+	return h, r.err
 }
 
 // StatusSentinel returns the file that holds the state of the last run: [PREFLIGHT]
@@ -305,10 +334,11 @@ func longestGap(s schedule.Schedule) (longest time.Duration) {
 	return longest
 }
 
-// HasHooks says whether the file sets any command of [HOOKS].
+// HasHooks says whether the file sets any command of [HOOKS] or [SOURCE NAME].
 func (c *Config) HasHooks() bool {
-	return slices.ContainsFunc(Keys(), func(k Key) bool {
-		return k.Section == "HOOKS" && k.Name != "timeout" && c.Value(k.Section, k.Name).IsSet()
+	return slices.ContainsFunc(c.allKeys(), func(k Key) bool {
+		command := k.Section == "HOOKS" && k.Name != "timeout" || k.Name == "pre_backup" || k.Name == "post_backup"
+		return command && c.Value(k.Section, k.Name).IsSet()
 	})
 }
 

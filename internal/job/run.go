@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,7 +46,7 @@ type Notifier interface {
 type Hooks struct {
 	Before, After        string
 	OnSuccess, OnFailure string
-	// Sources have their own.
+	// Sources have their own, for runs that have them.
 	Sources []SourceHooks
 
 	Limit  time.Duration // of each
@@ -189,6 +190,9 @@ func (r *Runner) attempt(ctx context.Context, run *journal.Run, work func(contex
 	if err == nil {
 		endings = append(endings, ending{post, r.Hooks.After, ""})
 		for _, s := range r.Hooks.Sources {
+			if !slices.ContainsFunc(run.Sources, func(o journal.SourceRun) bool { return o.Path == s.Path }) {
+				continue
+			}
 			if err = r.before(ctx, run, pre, s.Before, s.Path); err != nil {
 				break
 			}

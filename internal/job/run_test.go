@@ -42,7 +42,7 @@ func newRunBench(t *testing.T) *runBench {
 		Runs: journal.OpenRuns(b.path("state")), Sentinel: b.path("state", "Logs", "last.json"), Notify: b,
 		Hooks: Hooks{
 			Before: hook("pre"), After: hook("post"), OnSuccess: hook("success"), OnFailure: hook("failure"), Limit: time.Minute, Env: os.Environ(),
-			Sources: []SourceHooks{{"/a", hook("pre a"), hook("post a")}, {"/b", hook("pre b"), hook("post b")}},
+			Sources: []SourceHooks{{"/a", hook("pre a"), hook("post a")}, {"/b", hook("pre b"), hook("post b")}, {"/not in this run", hook("pre c"), hook("post c")}},
 			Redact:  func(s string) string { return strings.ReplaceAll(s, "hunter2", "***") },
 		},
 		Warnings: func() []string { return b.warnings }, Warn: func(s string) { b.warnings = append(b.warnings, s) },
@@ -77,7 +77,7 @@ func (b *runBench) Ended(_ context.Context, run *journal.Run, before []journal.R
 func (b *runBench) run(ctx context.Context, id string, work func(ctx context.Context, run *journal.Run) error) (journal.Run, error) {
 	b.t.Helper()
 	os.Remove(b.path("hooks"))
-	run := &journal.Run{ID: id, Command: "backup", Start: time.Now(), Lock: LockName("backup", "c")}
+	run := &journal.Run{ID: id, Command: "backup", Start: time.Now(), Lock: LockName("backup", "c"), Sources: []journal.SourceRun{{Path: "/a"}, {Path: "/b"}}}
 	err := b.r.Do(ctx, run, work)
 	if b.ending.Load() != 0 {
 		b.t.Error("the process would never end")
