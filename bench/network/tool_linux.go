@@ -50,10 +50,10 @@ func ours(bin string) tool {
 				if err := s.knownHosts(p.line, known); err != nil {
 					return err
 				}
-				return os.WriteFile(config(p), fmt.Appendf(nil, "[SSH]\nkey_file = %s\nknown_hosts = %s\n", filepath.Join(s.dir, "id"), known), 0o600)
+				return os.WriteFile(config(p), fmt.Appendf(nil, "[DEFAULT]\nmode = incremental\n[SSH]\nkey_file = %s\nknown_hosts = %s\n", filepath.Join(s.dir, "id"), known), 0o600)
 			}
 			return os.WriteFile(config(p), fmt.Appendf(nil,
-				"[S3]\nendpoint = http://%s\nregion = us-east-1\naccess_key = ${S3_ACCESS}\nsecret_key = ${S3_SECRET}\n", p.line), 0o600)
+				"[DEFAULT]\nmode = incremental\n[S3]\nendpoint = http://%s\nregion = us-east-1\naccess_key = ${S3_ACCESS}\nsecret_key = ${S3_SECRET}\n", p.line), 0o600)
 		},
 		step: func(p place, st step) []string {
 			location := "s3://" + bucket + "/" + p.name
