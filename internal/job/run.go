@@ -74,6 +74,8 @@ type Runner struct {
 	// Ended sees the record before it is written, and after the last hook; nil: nobody.
 	Ended func(run *journal.Run)
 
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
 	// Warnings returns what the user has been warned of so far.
 	Warnings func() []string
 	Warn     func(string)
@@ -103,11 +105,12 @@ func (r *Runner) Do(ctx context.Context, run *journal.Run, work func(ctx context
 	lock, err := r.lock(ctx, run)
 	if err != nil {
 		// The lock is another's, and so is the state of the last run.
-		r.close(ctx, run, err, false)
+		r.close(context.WithoutCancel(ctx), run, err, false)
 		return err
 	}
 	if lock != nil {
 		defer lock.Unlock()
+		r.tellCrashes(context.WithoutCancel(ctx), run.Lock)
 		r.put(run)
 	}
 	r.sentinel(run)
@@ -120,6 +123,33 @@ func (r *Runner) Do(ctx context.Context, run *journal.Run, work func(ctx context
 	}
 	r.close(context.WithoutCancel(ctx), run, err, true)
 	return err
+}
+
+// tellCrashes tells of runs that ended without a word, as they could not do so
+// themselves, and records that they did. Of several of one lock, which nobody was there
+// to tell of, the newest is told.
+func (r *Runner) tellCrashes(ctx context.Context, mine string) {
+	if r.Notify == nil {
+		return // the next run that has somebody to tell
+	}
+	crashes, err := r.Runs.Crashes(mine)
+	if err != nil {
+		r.Warn(err.Error())
+		return
+	}
+	newest := make(map[string]bool) // by lock
+	told := make([]bool, len(crashes))
+	for i := range crashes {
+		told[i], newest[crashes[i].Run.Lock] = !newest[crashes[i].Run.Lock], true
+	}
+	for i := len(crashes) - 1; i >= 0; i-- {
+		c := &crashes[i]
+		r.Log.Warn("an earlier run ended without a word", "command", c.Run.Command, "run", c.Run.ID)
+		if told[i] {
+			c.Run.Told = append(c.Run.Told, r.Notify.Ended(ctx, &c.Run, c.Before)...)
+		}
+		r.put(&c.Run)
+	}
 }
 
 // lock takes the run's lock; nil: it has none.
@@ -411,6 +441,9 @@ func (r *Runner) close(ctx context.Context, run *journal.Run, err error, began b
 		r.settle(run, err) // with what hooks have given reason to
 	}
 	run.End = time.Now()
+	if r.Now != nil {
+		run.End = r.Now()
+	}
 	if r.Ended != nil {
 		r.Ended(run)
 	}

@@ -302,12 +302,73 @@ func (r *Runs) List() ([]Run, error) {
 	for i := range runs {
 		run := &runs[i]
 		if run.Status == Running && (held[run.Lock] || !r.held(run.Lock)) {
-			run.Status = Crashed
-			run.Error = "the run ended without a word: it was killed, or the machine went down"
+			run.crash()
 		}
 		held[run.Lock] = run.Lock != ""
 	}
 	return runs, nil
+}
+
+// crash makes of a record of a run that began what there is to say of one that never
+// ended.
+func (run *Run) crash() {
+	run.Status, run.Exit = Crashed, -1
+	run.Error = "the run ended without a word: it was killed, or the machine went down"
+}
+
+// Crashes returns the runs that began and never ended, the newest first, and that
+// nobody has recorded as [Crashed] yet, each with the runs before it. mine is the name
+// of a lock that the caller has. Unlike what List says, a run that ends just now is
+// never among them.
+func (r *Runs) Crashes(mine string) ([]Crash, error) {
+	data, err := os.ReadFile(r.file())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the record of runs: %w", err)
+	}
+	locks := make(map[string]*durable.Lock) // of runs that began; nil: another has it
+	defer func() {
+		for _, l := range locks {
+			if l != nil {
+				l.Unlock()
+			}
+		}
+	}()
+	runs, _ := parseRuns(data)
+	none := true
+	for _, run := range runs {
+		name := run.Lock
+		if run.Status != Running || name == "" || name != filepath.Base(name) {
+			continue
+		}
+		none = false
+		if _, tried := locks[name]; !tried && name != mine {
+			locks[name], _ = durable.TryLock(r.LockPath(name))
+		}
+	}
+	if none {
+		return nil, nil
+	}
+	// A run holds its lock until its record says how it ended: of those whose locks are
+	// ours now, the record is final.
+	if data, err = os.ReadFile(r.file()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the record of runs: %w", err)
+	}
+	runs, _ = parseRuns(data)
+	slices.Reverse(runs)
+	var crashes []Crash
+	for i := range runs {
+		if run := &runs[i]; run.Status == Running && run.Lock != "" && (run.Lock == mine || locks[run.Lock] != nil) {
+			run.crash()
+			crashes = append(crashes, Crash{*run, runs[i+1:]})
+		}
+	}
+	return crashes, nil
+}
+
+// A Crash is a run that never ended, and the runs before it, the newest first.
+type Crash struct {
+	Run    Run
+	Before []Run
 }
 
 // held says whether somebody has a lock.
