@@ -28,6 +28,7 @@ const (
 	// the record of runs has each lock for a moment.
 	lockPatience = 500 * time.Millisecond
 	lockPoll     = 50 * time.Millisecond
+	lockHint     = "nothing was done; is the state directory ([STATE] dir) writable?"
 )
 
 // ErrReported is the error of a run whose output has told already what went wrong.
@@ -104,7 +105,9 @@ func (r *Runner) Do(ctx context.Context, run *journal.Run, work func(ctx context
 	run.Status = journal.Running
 	lock, err := r.lock(ctx, run)
 	if err != nil {
-		// The lock is another's, and so is the state of the last run.
+		// The lock is another's, and so is the state of the last run. A record with it
+		// would make the run that has it look as if it had crashed.
+		run.Lock = ""
 		r.close(context.WithoutCancel(ctx), run, err, false)
 		return err
 	}
@@ -159,7 +162,7 @@ func (r *Runner) lock(ctx context.Context, run *journal.Run) (*durable.Lock, err
 		return nil, nil
 	}
 	if err := r.Runs.MakeLocks(); err != nil {
-		return nil, Fail(ExitRefused, fmt.Errorf("make the directory of locks: %w", err), "nothing was done; is the state directory ([STATE] dir) writable?")
+		return nil, Fail(ExitRefused, fmt.Errorf("make the directory of locks: %w", err), lockHint)
 	}
 	said := false
 	for start := time.Now(); ; {
@@ -168,7 +171,7 @@ func (r *Runner) lock(ctx context.Context, run *journal.Run) (*durable.Lock, err
 			return lock, nil
 		}
 		if !errors.Is(err, durable.ErrLocked) {
-			return nil, Fail(ExitRefused, err, "nothing was done")
+			return nil, Fail(ExitRefused, err, lockHint)
 		}
 		waited := time.Since(start)
 		if waited >= lockPatience && !said {

@@ -299,6 +299,9 @@ func TestRunAlone(t *testing.T) {
 			t.Errorf("%v: %+v", err, run)
 		}
 		second.hooks("")
+		if runs, err := b.r.Runs.List(); err != nil || len(runs) != 2 || runs[1].Status != journal.Running {
+			t.Errorf("the run that goes on: %+v %v", runs, err)
+		}
 		if data, err := os.ReadFile(b.r.Sentinel); err != nil || !strings.Contains(string(data), `"started"`) {
 			t.Errorf("the sentinel is not that of the run that goes on: %s %v", data, err)
 		}

@@ -2,10 +2,12 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -269,21 +271,44 @@ func newestHalf(data []byte) []byte {
 // parseRuns reads the last line of each run, in the order of their starts. Lines
 // that cannot be read, such as one that a crash cut short, are left out.
 func parseRuns(data []byte) (runs []Run, lines [][]byte) {
-	at := make(map[string]int)
-	for line := range bytes.Lines(data) {
+	type found struct {
+		run   Run
+		line  []byte
+		first int // line
+	}
+	at := make(map[string]*found)
+	all := bytes.Split(data, []byte{'\n'})
+	for i, line := range slices.Backward(all) {
 		line = bytes.TrimSpace(line)
+		if f := at[lineID(line)]; f != nil { // an older line of it need not be read
+			f.first = i
+			continue
+		}
 		var run Run
 		if json.Unmarshal(line, &run) != nil || run.ID == "" {
 			continue
 		}
-		if i, ok := at[run.ID]; ok {
-			runs[i], lines[i] = run, line
+		if f := at[run.ID]; f != nil {
+			f.first = i
 			continue
 		}
-		at[run.ID] = len(runs)
-		runs, lines = append(runs, run), append(lines, line)
+		at[run.ID] = &found{run, line, i}
+	}
+	order := slices.SortedFunc(maps.Values(at), func(a, b *found) int { return cmp.Compare(a.first, b.first) })
+	for _, f := range order {
+		runs, lines = append(runs, f.run), append(lines, f.line)
 	}
 	return runs, lines
+}
+
+// lineID is the ID that a line begins with, as Put writes it; "" if it does not.
+func lineID(line []byte) string {
+	rest, ok := bytes.CutPrefix(line, []byte(`{"run_id":"`))
+	id, _, end := bytes.Cut(rest, []byte{'"'})
+	if !ok || !end || bytes.ContainsRune(id, '\\') {
+		return ""
+	}
+	return string(id)
 }
 
 // List returns the runs, the newest first. One that said that it started, and
