@@ -459,7 +459,7 @@ func notifiedYear(t *testing.T, box *mailbox, seed uint64) {
 	for end := time.Now().Add(365 * day); time.Now().Before(end) && !t.Failed(); {
 		m.pass(upTo(4 * day))
 		kinds := []schedule.Kind{schedule.Backup, schedule.Backup, schedule.Verify, schedule.Prune, schedule.Drill}
-		what := []string{"weather", "weather", "weather", "fair", "fair", "channel", "channel", "kill", "power", "stop", "busy", "sleep", "forward", "back"}[rng.IntN(14)]
+		what := []string{"weather", "weather", "weather", "fair", "fair", "channel", "channel", "kill", "power", "stop", "busy", "sleep", "forward", "back", "flaky"}[rng.IntN(15)]
 		incidents[what]++
 		switch what {
 		case "weather":
@@ -472,6 +472,15 @@ func notifiedYear(t *testing.T, box *mailbox, seed uint64) {
 			}
 			c := []string{"quiet", "all", "weekly", "heartbeat"}[rng.IntN(4)]
 			box.down[c].Store(!box.down[c].Load())
+		case "flaky": // a channel that works again for a day
+			c := []string{"quiet", "all", "weekly", "heartbeat"}[rng.IntN(4)]
+			for _, down := range []bool{true, false, true, false} {
+				for len(m.jobs) > 0 {
+					m.pass(time.Hour)
+				}
+				box.down[c].Store(down)
+				m.pass(26 * time.Hour)
+			}
 		case "kill", "power":
 			m.kill(what == "power")
 			m.pass(upTo(2 * day))
@@ -532,7 +541,7 @@ func notifiedYear(t *testing.T, box *mailbox, seed uint64) {
 	if d := cmp.Diff(o.model.beats, box.of("heartbeat")); d != "" {
 		t.Errorf("heartbeat (- should, + did hear):\n%s", d)
 	}
-	if len(runs) < 350 || len(o.fates) != 7 || len(incidents) != 10 || len(box.received) < 1000 {
+	if len(runs) < 350 || len(o.fates) != 7 || len(incidents) != 11 || len(box.received) < 1000 {
 		t.Errorf("too little happened: %d runs, %v, %v, %d messages", len(runs), o.fates, incidents, len(box.received))
 	}
 }
