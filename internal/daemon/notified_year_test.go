@@ -295,18 +295,18 @@ func (o *office) does(p *simulated) int {
 	id := fmt.Sprintf("%05d-%s", o.serial, p.job.Kind)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	dead := false // it was killed
+	var dead atomic.Bool // it was killed
 	go func() {
 		select {
 		case <-p.interrupt:
 		case <-p.kill:
-			dead = true
+			dead.Store(true)
 		case <-ctx.Done():
 		}
 		cancel()
 	}()
 	die := func() {
-		if dead || fate == "crash" && ctx.Err() == nil {
+		if dead.Load() || fate == "crash" && ctx.Err() == nil {
 			o.fates["crash"]++
 			runtime.Goexit() // what is deferred stands for what the system does
 		}
@@ -349,7 +349,7 @@ func (o *office) does(p *simulated) int {
 					status = journal.Failed
 				}
 			}
-			if run.Status == journal.Interrupted && (p.asked || dead) {
+			if run.Status == journal.Interrupted && (p.asked || dead.Load()) {
 				status, exit, fate = journal.Interrupted, job.ExitInterrupted, "interrupted"
 			}
 			o.fates[fate]++
@@ -365,7 +365,7 @@ func (o *office) does(p *simulated) int {
 		select {
 		case <-time.After(took):
 		case <-ctx.Done():
-			if dead {
+			if dead.Load() {
 				time.Sleep(time.Hour) // does not notice
 			}
 			return ctx.Err()
