@@ -14,5 +14,5 @@
 // modes: what each mode reads. refusals: bad input. damage: damaged repositories.
 // interrupt: signals and kills. destinations: several of them. keys: encryption.
 // limits: how much of the machine a run takes. preflight: what is checked before one.
-// daemon: runs that are due. service: its rights. notify: mail through a real server.
+// run: hooks, records, exit codes, whatever goes wrong around a run. daemon: runs that are due. service: its rights. notify: mail through a real server.
 package e2e

@@ -243,20 +243,28 @@ func (a *app) openLogs() error {
 		return err
 	}
 	a.runID, a.started = id, start
+	lc, err := a.cfg.Log()
+	if err != nil {
+		return job.Fail(job.ExitUsage, err, "")
+	}
+	if lc.Syslog {
+		h, err := journal.SystemLog(id, lc.Level)
+		if err != nil {
+			a.warn("no system log: %v", err)
+		} else {
+			a.log = slog.New(h)
+		}
+	}
 	dir, err := a.cfg.StateDir()
 	if err != nil {
 		a.warn("no logs: %v", err)
 		return nil
 	}
-	lc, err := a.cfg.Log()
-	if err != nil {
-		return job.Fail(job.ExitUsage, err, "")
-	}
 	a.logs, err = journal.OpenLog(journal.LogOptions{Dir: dir, RunID: id, Level: lc.Level, JSON: lc.JSON, MaxSizeMB: lc.MaxSizeMB, MaxFiles: lc.MaxFiles})
 	if err != nil {
 		a.warn("no application log: %v", err)
 	} else {
-		a.log = a.logs.Logger()
+		a.log = slog.New(slog.NewMultiHandler(a.logs.Handler(), a.log.Handler()))
 	}
 	host, _ := os.Hostname()
 	a.audit, err = journal.OpenAudit(journal.AuditOptions{Dir: dir, RunID: id, User: userName(), Host: host, Now: time.Now})
@@ -268,6 +276,17 @@ func (a *app) openLogs() error {
 		a.record("config_loaded", slog.String("path", a.cfg.Path()))
 	}
 	return nil
+}
+
+// A strayLog takes what libraries write to the log of package log, a line each: into
+// the application log, at debug level, once it is open.
+type strayLog struct{ a *app }
+
+func (s strayLog) Write(line []byte) (int, error) {
+	if l := s.a.log; l.Enabled(context.Background(), slog.LevelDebug) {
+		l.Debug("library: " + oneLine(s.a.redactor()(string(line))))
+	}
+	return len(line), nil
 }
 
 // record writes an audit record.

@@ -398,11 +398,17 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 		defer mu.Unlock()
 		a.warn("%s: %s: %s", quote(string(p.Path)), p.Kind, p.Text)
 	}
-	if a.verbose {
+	logged := a.log.Enabled(context.Background(), slog.LevelDebug)
+	if a.verbose || logged {
 		o.OnFile = func(path, state string) {
 			mu.Lock()
 			defer mu.Unlock()
-			fmt.Fprintf(a.stderr, "%-10s %s\n", state, quote(path))
+			if a.verbose {
+				fmt.Fprintf(a.stderr, "%-10s %s\n", state, quote(path))
+			}
+			if logged {
+				a.log.Debug("file", "state", state, "path", path)
+			}
 		}
 	}
 	return o, nil

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"log"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -46,6 +47,8 @@ func main() {
 	defer stop()
 	a := newApp(os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
 	a.environ = os.Environ()
+	log.SetFlags(0)
+	log.SetOutput(strayLog{a})
 	go func() {
 		<-ctx.Done()
 		if a.resident.Load() {

@@ -101,7 +101,11 @@ func (a *app) runs(f *runsFlags) error {
 		t.right("TOOK")
 		for i := range list {
 			r := &list[i]
-			t.row(r.ID, r.Start.Local().Format("2006-01-02 15:04"), r.Command, tookText(r.Took(time.Now())), string(r.Status), whatText(r))
+			took := tookText(r.Took(time.Now()))
+			if r.Status == journal.Crashed { // nobody knows when
+				took = "-"
+			}
+			t.row(r.ID, r.Start.Local().Format("2006-01-02 15:04"), r.Command, took, string(r.Status), whatText(r))
 		}
 		return t.write(w)
 	})
@@ -150,7 +154,11 @@ func (a *app) runsShow(id string) error {
 		}
 		line("run", "%s", r.ID)
 		line("command", "%s", strings.TrimSpace(r.Command+" "+r.Mode))
-		line("status", "%s, exit code %d", r.Status, r.Exit)
+		if r.Status.Over() && r.Status != journal.Crashed {
+			line("status", "%s, exit code %d", r.Status, r.Exit)
+		} else {
+			line("status", "%s", r.Status)
+		}
 		if r.Error != "" {
 			line("error", "%s", r.Error)
 		}

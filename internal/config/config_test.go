@@ -613,9 +613,10 @@ func TestDirectories(t *testing.T) {
 }
 
 func TestLogByVariable(t *testing.T) {
-	env := envOf("BACKUP_HANDLER_LOG_JSON", "1")
+	env := envOf("BACKUP_HANDLER_LOG_JSON", "1", "BACKUP_HANDLER_LOG_SYSLOG", "on")
 	wantEqual(t, "unset", must[Log](t)(Defaults(env).Log()).JSON, true)
-	c, _ := mustRead(t, "[LOG]\njson = no\nlevel = WARN\n", env)
+	wantEqual(t, "unset", must[Log](t)(Defaults(env).Log()).Syslog, true)
+	c, _ := mustRead(t, "[LOG]\njson = no\nsyslog = no\nlevel = WARN\n", env)
 	wantEqual(t, "set", must[Log](t)(c.Log()), Log{Level: slog.LevelWarn, MaxSizeMB: 50, MaxFiles: 30})
 }
 

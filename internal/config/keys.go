@@ -364,6 +364,8 @@ func currentSections() []Section {
 				Doc: "Size at which the log is rotated."},
 			{Name: "max_files", Type: Int, Default: "30", Floor: 1, Max: 1000,
 				Doc: "Number of rotated logs that are kept."},
+			{Name: "syslog", Type: Bool, Default: "False",
+				Doc: "Write to the system's log too (Linux: journald, else /dev/log); unset means $BACKUP_HANDLER_LOG_SYSLOG. See docs/runs.md."},
 		}},
 		{Name: "HOOKS", Doc: "Commands around a run, for the shell; see docs/runs.md for what they learn of it. They are not run if others can change this file.", Keys: []Key{
 			{Name: "pre_backup", Type: String, Example: "systemctl stop shop", Doc: "Before a backup reads anything; if it fails, nothing is backed up (exit code 2)."},

@@ -170,6 +170,7 @@ type Log struct {
 	JSON      bool
 	MaxSizeMB int // MiB, at least 1
 	MaxFiles  int // rotated files that are kept, at least 1
+	Syslog    bool
 }
 
 // Log returns the section [LOG].
@@ -179,6 +180,7 @@ func (c *Config) Log() (Log, error) {
 		JSON:      get(&r, c.Value("LOG", "json"), Value.Bool),
 		MaxSizeMB: int(get(&r, c.Value("LOG", "max_size_mb"), Value.Int)),
 		MaxFiles:  int(get(&r, c.Value("LOG", "max_files"), Value.Int)),
+		Syslog:    get(&r, c.Value("LOG", "syslog"), Value.Bool),
 	}
 	level := get(&r, c.Value("LOG", "level"), Value.Text)
 	if r.err != nil {
@@ -187,9 +189,14 @@ func (c *Config) Log() (Log, error) {
 	if err := log.Level.UnmarshalText([]byte(level)); err != nil {
 		panic("config: the table's log levels are not slog's: " + err.Error())
 	}
-	if !c.Value("LOG", "json").IsSet() {
-		text, _ := c.env("BACKUP_HANDLER_LOG_JSON")
-		log.JSON, _ = parseBool(text) // as in 2.5, what is not true is false
+	for key, v := range map[string]struct {
+		name string
+		to   *bool
+	}{"json": {"BACKUP_HANDLER_LOG_JSON", &log.JSON}, "syslog": {"BACKUP_HANDLER_LOG_SYSLOG", &log.Syslog}} {
+		if !c.Value("LOG", key).IsSet() {
+			text, _ := c.env(v.name)
+			*v.to, _ = parseBool(text) // as in 2.5, what is not true is false
+		}
 	}
 	return log, nil
 }

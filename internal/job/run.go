@@ -29,6 +29,7 @@ const (
 	// the record of runs has each lock for a moment.
 	lockPatience = 500 * time.Millisecond
 	lockPoll     = 50 * time.Millisecond
+	lockHint     = "nothing was done; is the state directory ([STATE] dir) writable?"
 )
 
 // ErrReported is the error of a run whose output has told already what went wrong.
@@ -75,6 +76,8 @@ type Runner struct {
 	// Ended sees the record before it is written, and after the last hook; nil: nobody.
 	Ended func(run *journal.Run)
 
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
 	// Warnings returns what the user has been warned of so far.
 	Warnings func() []string
 	Warn     func(string)
@@ -103,12 +106,15 @@ func (r *Runner) Do(ctx context.Context, run *journal.Run, work func(ctx context
 	run.Status = journal.Running
 	lock, err := r.lock(ctx, run)
 	if err != nil {
-		// The lock is another's, and so is the state of the last run.
-		r.close(ctx, run, err, false)
+		// The lock is another's, and so is the state of the last run. A record with it
+		// would make the run that has it look as if it had crashed.
+		run.Lock = ""
+		r.close(context.WithoutCancel(ctx), run, err, false)
 		return err
 	}
 	if lock != nil {
 		defer lock.Unlock()
+		r.tellCrashes(context.WithoutCancel(ctx), run.Lock)
 		r.put(run)
 	}
 	r.sentinel(run)
@@ -123,6 +129,33 @@ func (r *Runner) Do(ctx context.Context, run *journal.Run, work func(ctx context
 	return err
 }
 
+// tellCrashes tells of runs that ended without a word, as they could not do so
+// themselves, and records that they did. Of several of one lock, which nobody was there
+// to tell of, the newest is told.
+func (r *Runner) tellCrashes(ctx context.Context, mine string) {
+	if r.Notify == nil {
+		return // the next run that has somebody to tell
+	}
+	crashes, err := r.Runs.Crashes(mine)
+	if err != nil {
+		r.Warn(err.Error())
+		return
+	}
+	newest := make(map[string]bool) // by lock
+	told := make([]bool, len(crashes))
+	for i := range crashes {
+		told[i], newest[crashes[i].Run.Lock] = !newest[crashes[i].Run.Lock], true
+	}
+	for i := len(crashes) - 1; i >= 0; i-- {
+		c := &crashes[i]
+		r.Log.Warn("an earlier run ended without a word", "command", c.Run.Command, "run", c.Run.ID)
+		if told[i] {
+			c.Run.Told = append(c.Run.Told, r.Notify.Ended(ctx, &c.Run, c.Before)...)
+		}
+		r.put(&c.Run)
+	}
+}
+
 // lock takes the run's lock; nil: it has none.
 func (r *Runner) lock(ctx context.Context, run *journal.Run) (*durable.Lock, error) {
 	if r.Runs == nil || run.Lock == "" {
@@ -130,7 +163,7 @@ func (r *Runner) lock(ctx context.Context, run *journal.Run) (*durable.Lock, err
 		return nil, nil
 	}
 	if err := r.Runs.MakeLocks(); err != nil {
-		return nil, Fail(ExitRefused, fmt.Errorf("make the directory of locks: %w", err), "nothing was done; is the state directory ([STATE] dir) writable?")
+		return nil, Fail(ExitRefused, fmt.Errorf("make the directory of locks: %w", err), lockHint)
 	}
 	said := false
 	for start := time.Now(); ; {
@@ -139,7 +172,7 @@ func (r *Runner) lock(ctx context.Context, run *journal.Run) (*durable.Lock, err
 			return lock, nil
 		}
 		if !errors.Is(err, durable.ErrLocked) {
-			return nil, Fail(ExitRefused, err, "nothing was done")
+			return nil, Fail(ExitRefused, err, lockHint)
 		}
 		waited := time.Since(start)
 		if waited >= lockPatience && !said {
@@ -415,6 +448,9 @@ func (r *Runner) close(ctx context.Context, run *journal.Run, err error, began b
 		r.settle(run, err) // with what hooks have given reason to
 	}
 	run.End = time.Now()
+	if r.Now != nil {
+		run.End = r.Now()
+	}
 	if r.Ended != nil {
 		r.Ended(run)
 	}

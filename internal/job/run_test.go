@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/durable"
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 )
 
@@ -68,7 +69,10 @@ func (b *runBench) Started(_ context.Context, run *journal.Run) []journal.Told {
 	return []journal.Told{{Channel: "start"}}
 }
 
-func (b *runBench) Ended(_ context.Context, run *journal.Run, before []journal.Run) []journal.Told {
+func (b *runBench) Ended(ctx context.Context, run *journal.Run, before []journal.Run) []journal.Told {
+	if ctx.Err() != nil {
+		b.t.Error("nobody can be told any more")
+	}
 	b.ended, b.before = append(b.ended, *run), append(b.before, before)
 	return []journal.Told{{Channel: "mail", Error: "no"}}
 }
@@ -295,6 +299,9 @@ func TestRunAlone(t *testing.T) {
 			t.Errorf("%v: %+v", err, run)
 		}
 		second.hooks("")
+		if runs, err := b.r.Runs.List(); err != nil || len(runs) != 2 || runs[1].Status != journal.Running {
+			t.Errorf("the run that goes on: %+v %v", runs, err)
+		}
 		if data, err := os.ReadFile(b.r.Sentinel); err != nil || !strings.Contains(string(data), `"started"`) {
 			t.Errorf("the sentinel is not that of the run that goes on: %s %v", data, err)
 		}
@@ -337,6 +344,74 @@ func TestRunAlone(t *testing.T) {
 	}
 	if d := cmp.Diff("5 success, 4 success, 3 success, 2 refused, 1 success", strings.Join(got, ", ")); d != "" || err != nil {
 		t.Error(d, err)
+	}
+}
+
+// Runs that were killed are told of by the next one, once.
+func TestRunTellsCrashes(t *testing.T) {
+	b := newRunBench(t)
+	if err := b.r.Runs.MakeLocks(); err != nil {
+		t.Fatal(err)
+	}
+	held, err := durable.TryLock(b.r.Runs.LockPath("held"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Unlock()
+	for _, r := range []journal.Run{
+		{ID: "1", Command: "verify", Lock: "v", Status: journal.Running}, {ID: "2", Command: "backup", Lock: LockName("backup", "c"), Status: journal.Running},
+		{ID: "3", Command: "verify", Lock: "v", Status: journal.Running}, {ID: "4", Command: "drill", Lock: "held", Status: journal.Running},
+	} {
+		if err := b.r.Runs.Put(&r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := func(context.Context, *journal.Run) error { return nil }
+	b.r.Notify = nil // it is somebody else's to tell
+	if _, err := b.run(t.Context(), "5", good); err != nil {
+		t.Fatal(err)
+	}
+	b.r.Notify = b
+	for range 2 {
+		if _, err := b.run(t.Context(), "6", good); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var told []string
+	for i, r := range b.ended {
+		told = append(told, fmt.Sprintf("%s %s %d after %d", r.ID, r.Status, r.Exit, len(b.before[i])))
+	}
+	if d := cmp.Diff("2 crashed -1 after 1, 3 crashed -1 after 2, 6 success 0 after 5, 6 success 0 after 5", strings.Join(told, ", ")); d != "" {
+		t.Error(d)
+	}
+	data, err := os.ReadFile(b.path("state", "Logs", "runs.jsonl"))
+	if n := strings.Count(string(data), `"status":"crashed"`); err != nil || n != 3 {
+		t.Errorf("%d crashes are recorded: %v", n, err)
+	}
+	runs, err := b.r.Runs.List()
+	if err != nil || runs[2].ID != "4" || runs[2].Status != journal.Running {
+		t.Errorf("the run that goes on: %+v %v", runs, err)
+	}
+}
+
+// A signal while a run waits for another: people are told all the same.
+func TestRunInterruptedWaiting(t *testing.T) {
+	b := newRunBench(t)
+	b.r.Wait = time.Minute
+	if err := b.r.Runs.MakeLocks(); err != nil {
+		t.Fatal(err)
+	}
+	held, err := durable.TryLock(b.r.Runs.LockPath("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Unlock()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	run := &journal.Run{ID: "1", Command: "backup", Start: time.Now(), Lock: "x"}
+	err = b.r.Do(ctx, run, func(context.Context, *journal.Run) error { panic("not alone") })
+	if !errors.Is(err, context.Canceled) || run.Status != journal.Interrupted || len(b.ended) != 1 {
+		t.Errorf("%v: %+v", err, run)
 	}
 }
 

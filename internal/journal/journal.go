@@ -39,7 +39,8 @@
 //
 // Writers take turns through audit.lock, runs.lock (and application.log.lock, to rotate).
 //
-// Files: journal.go (run IDs, the directory), log.go (application log), audit.go
+// Files: journal.go (run IDs, the directory), log.go (application log), syslog_linux.go (the
+// system's), audit.go
 // (records and appending), verify.go, run.go (records of runs).
 package journal
 

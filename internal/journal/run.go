@@ -2,10 +2,12 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -269,21 +271,44 @@ func newestHalf(data []byte) []byte {
 // parseRuns reads the last line of each run, in the order of their starts. Lines
 // that cannot be read, such as one that a crash cut short, are left out.
 func parseRuns(data []byte) (runs []Run, lines [][]byte) {
-	at := make(map[string]int)
-	for line := range bytes.Lines(data) {
+	type found struct {
+		run   Run
+		line  []byte
+		first int // line
+	}
+	at := make(map[string]*found)
+	all := bytes.Split(data, []byte{'\n'})
+	for i, line := range slices.Backward(all) {
 		line = bytes.TrimSpace(line)
+		if f := at[lineID(line)]; f != nil { // an older line of it need not be read
+			f.first = i
+			continue
+		}
 		var run Run
 		if json.Unmarshal(line, &run) != nil || run.ID == "" {
 			continue
 		}
-		if i, ok := at[run.ID]; ok {
-			runs[i], lines[i] = run, line
+		if f := at[run.ID]; f != nil {
+			f.first = i
 			continue
 		}
-		at[run.ID] = len(runs)
-		runs, lines = append(runs, run), append(lines, line)
+		at[run.ID] = &found{run, line, i}
+	}
+	order := slices.SortedFunc(maps.Values(at), func(a, b *found) int { return cmp.Compare(a.first, b.first) })
+	for _, f := range order {
+		runs, lines = append(runs, f.run), append(lines, f.line)
 	}
 	return runs, lines
+}
+
+// lineID is the ID that a line begins with, as Put writes it; "" if it does not.
+func lineID(line []byte) string {
+	rest, ok := bytes.CutPrefix(line, []byte(`{"run_id":"`))
+	id, _, end := bytes.Cut(rest, []byte{'"'})
+	if !ok || !end || bytes.ContainsRune(id, '\\') {
+		return ""
+	}
+	return string(id)
 }
 
 // List returns the runs, the newest first. One that said that it started, and
@@ -302,12 +327,73 @@ func (r *Runs) List() ([]Run, error) {
 	for i := range runs {
 		run := &runs[i]
 		if run.Status == Running && (held[run.Lock] || !r.held(run.Lock)) {
-			run.Status = Crashed
-			run.Error = "the run ended without a word: it was killed, or the machine went down"
+			run.crash()
 		}
 		held[run.Lock] = run.Lock != ""
 	}
 	return runs, nil
+}
+
+// crash makes of a record of a run that began what there is to say of one that never
+// ended.
+func (run *Run) crash() {
+	run.Status, run.Exit = Crashed, -1
+	run.Error = "the run ended without a word: it was killed, or the machine went down"
+}
+
+// Crashes returns the runs that began and never ended, the newest first, and that
+// nobody has recorded as [Crashed] yet, each with the runs before it. mine is the name
+// of a lock that the caller has. Unlike what List says, a run that ends just now is
+// never among them.
+func (r *Runs) Crashes(mine string) ([]Crash, error) {
+	data, err := os.ReadFile(r.file())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the record of runs: %w", err)
+	}
+	locks := make(map[string]*durable.Lock) // of runs that began; nil: another has it
+	defer func() {
+		for _, l := range locks {
+			if l != nil {
+				l.Unlock()
+			}
+		}
+	}()
+	runs, _ := parseRuns(data)
+	none := true
+	for _, run := range runs {
+		name := run.Lock
+		if run.Status != Running || name == "" || name != filepath.Base(name) {
+			continue
+		}
+		none = false
+		if _, tried := locks[name]; !tried && name != mine {
+			locks[name], _ = durable.TryLock(r.LockPath(name))
+		}
+	}
+	if none {
+		return nil, nil
+	}
+	// A run holds its lock until its record says how it ended: of those whose locks are
+	// ours now, the record is final.
+	if data, err = os.ReadFile(r.file()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read the record of runs: %w", err)
+	}
+	runs, _ = parseRuns(data)
+	slices.Reverse(runs)
+	var crashes []Crash
+	for i := range runs {
+		if run := &runs[i]; run.Status == Running && run.Lock != "" && (run.Lock == mine || locks[run.Lock] != nil) {
+			run.crash()
+			crashes = append(crashes, Crash{*run, runs[i+1:]})
+		}
+	}
+	return crashes, nil
+}
+
+// A Crash is a run that never ended, and the runs before it, the newest first.
+type Crash struct {
+	Run    Run
+	Before []Run
 }
 
 // held says whether somebody has a lock.

@@ -128,6 +128,10 @@ func quiet(c *Channel, t told, since, now time.Time) bool {
 	return !t.Time.IsZero() && !t.Time.Before(since) && age >= 0 && age < c.Repeat
 }
 
+// maxBack is how far the clock may be set back such that no digest comes twice: as far as
+// no run of the schedule does.
+const maxBack = 24 * time.Hour
+
 // digestDue says whether a digest is due, and from when on its runs count. last is
 // when the last one was; zero: none is known. A channel that has had none begins
 // with the period that is going on, unless there are runs from before.
@@ -136,7 +140,11 @@ func digestDue(c *Channel, last time.Time, history []journal.Run, now time.Time)
 		return last, false
 	}
 	at := boundary(c, now)
-	if last.After(now) { // the clock was put back
+	switch ahead := last.Sub(now); { // the clock was put back, or was wrong before
+	case last.IsZero() || ahead <= 0:
+	case ahead <= maxBack: // what was sent is not sent again
+		return last, false
+	default:
 		return at, false
 	}
 	if !last.IsZero() {

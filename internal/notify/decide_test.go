@@ -214,6 +214,8 @@ func TestDigestIsDue(t *testing.T) {
 		{"weekly, Monday was missed", Weekly, day(11, 16, 8, 0), day(11, 26, 8, 0), nil, day(11, 16, 8, 0), true},
 		{"first", Daily, time.Time{}, day(11, 26, 9, 0), run(day(11, 26, 8, 30)), day(11, 26, 8, 0), false},
 		{"state lost", Daily, time.Time{}, day(11, 26, 9, 0), run(day(11, 25, 9, 0)), day(11, 25, 8, 0), true},
+		{"clock put back a little, before the time", Weekly, day(11, 23, 8, 5), day(11, 23, 7, 0), nil, day(11, 23, 8, 5), false},
+		{"and then after it", Weekly, day(11, 23, 8, 5), day(11, 23, 9, 0), nil, day(11, 23, 8, 5), false},
 		{"clock put back", Daily, day(12, 26, 8, 0), day(11, 26, 9, 0), nil, day(11, 26, 8, 0), false},
 	} {
 		from, due := digestDue(&Channel{Digest: c.digest, DigestHour: 8}, c.last, c.history, c.now)

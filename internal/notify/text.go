@@ -227,6 +227,9 @@ func (n *Notifier) story(s *story) string {
 func (n *Notifier) facts(s *story) []string {
 	run, c := s.run, s.run.Counts
 	lines := []string{"Began " + n.when(run.Start) + ", took " + tookText(run.Took(n.o.Now()))}
+	if run.Status == journal.Crashed { // nobody knows when
+		lines[0] = "Began " + n.when(run.Start)
+	}
 	if s.levels[0] == Failure || s.levels[0] == Recovered {
 		last := "never, as far as is recorded"
 		if !s.lastGood.IsZero() {
