@@ -85,7 +85,7 @@ func tellingKeys(levels string) []Key {
 	return []Key{
 		{Name: "on", Type: List, Default: levels, Values: []string{"failure", "warning", "recovered", "success", "started", "none"},
 			Doc: "Which ends of runs are told; recovered is the first good one after a failure."},
-		{Name: "repeat", Type: Duration, Default: "24h", Unit: "h",
+		{Name: "repeat", Type: Duration, Default: "23h", Unit: "h",
 			Doc: "How soon the same failure or warning is told again, if each run has it; 0 is every time."},
 		{Name: "digest", Type: Enum, Default: "off", Values: []string{"off", "daily", "weekly"},
 			Doc: "One summary a day, or a week on Mondays, instead of successes."},

@@ -52,7 +52,7 @@ func Channels(c *config.Config) ([]notify.Channel, *notify.Heartbeat) {
 	}
 	if c.IsSet("PREFLIGHT", "local_mail_to") {
 		to, err := c.LocalMailTo()
-		add("local-mail", &notify.LocalMail{To: to}, config.Telling{On: []string{string(notify.Failure)}, Repeat: 24 * time.Hour}, err)
+		add("local-mail", &notify.LocalMail{To: to}, config.Telling{On: []string{string(notify.Failure)}, Repeat: 23 * time.Hour}, err)
 	}
 	if !c.IsSet("HEARTBEAT", "url") {
 		return all, nil

@@ -69,7 +69,7 @@ timeout = 7
 protocol = plain
 `, map[string]string{"P": "secret", "T": "1:abc", "U": "https://b.example/y"})
 	old := []notify.Level{notify.Failure, notify.Warning, notify.Recovered, notify.Success}
-	day := 24 * time.Hour
+	day := 23 * time.Hour
 	want := []notify.Channel{
 		{Name: "smtp", On: old, Repeat: day, DigestHour: 8, Sender: &notify.Mail{Host: "mail.example.org", Port: 465, User: "a@example.org", Password: "secret", To: []string{"b@example.org", "c@example.org"}, TLS: notify.TLSAlways, Timeout: 5 * time.Second}},
 		{Name: "email", On: old, Repeat: day, DigestHour: 8, Sender: &notify.Mail{Host: "smtp.gmail.com", Port: 465, User: "d@example.org", Password: "secret", To: []string{"e@example.org"}, TLS: notify.TLSAlways, Timeout: 5 * time.Second}},
