@@ -195,7 +195,7 @@ func (a *app) makeBackup(ctx context.Context, p *backupPlan, run *journal.Run) e
 			return err
 		}
 		if retained != nil {
-			run.Stages = append(run.Stages, journal.Stage{Name: "retention", Seconds: time.Since(begin).Seconds()})
+			run.Stages = append(run.Stages, journal.Stage{Name: "retention", Start: begin, Seconds: time.Since(begin).Seconds()})
 		}
 	}
 	return a.backupDone(res, p.BackupOptions, took, retained, run)
@@ -205,7 +205,7 @@ func (a *app) makeBackup(ctx context.Context, p *backupPlan, run *journal.Run) e
 func (a *app) backupRecord(res *job.BackupResult, run *journal.Run) {
 	run.Destinations = nil
 	for _, d := range res.Destinations {
-		r := journal.DestinationRun{Location: location.Redact(d.Location), Copied: len(d.Copied)}
+		r := journal.DestinationRun{Location: location.Redact(d.Location), Copied: len(d.Copied), FreeBytes: d.Free}
 		if d.Err != nil {
 			r.Error = oneLine(d.Err.Error())
 		}
