@@ -37,6 +37,20 @@ func (a *app) tellMonitoring(ctx context.Context, runs *journal.Runs, run *journ
 	}
 }
 
+// tellStart lets the text file know when the run after this one is due, so that nobody takes
+// one that goes on for one that is overdue. The end of the run says what goes wrong.
+func (a *app) tellStart(runs *journal.Runs, run *journal.Run) {
+	m, err := a.cfg.Metrics()
+	if err != nil || m.Textfile == "" || runs == nil {
+		return
+	}
+	started := *run
+	started.Status = journal.Running
+	if err := a.writeTextfile(m.Textfile, runs, &started); err != nil {
+		a.log.Info("metrics", "error", oneLine(err.Error()))
+	}
+}
+
 func sendTrace(ctx context.Context, m *config.Metrics, run *journal.Run) error {
 	c := trace.Collector{Endpoint: m.Endpoint, CAFile: m.CAFile}
 	if m.Headers.IsSet() {

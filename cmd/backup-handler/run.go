@@ -82,6 +82,7 @@ func (a *app) asRun(ctx context.Context, k runKind, work func(ctx context.Contex
 		}
 	}
 	r.Ended = func(ctx context.Context, run *journal.Run) { a.tellMonitoring(ctx, r.Runs, run) }
+	a.tellStart(r.Runs, run)
 	a.log.Info("run starts", "command", run.Command, "trigger", run.Trigger)
 	err = r.Do(ctx, run, work)
 	a.log.Info("run ended", "command", run.Command, "status", string(run.Status), "exit_code", run.Exit, "seconds", run.Took(time.Now()).Seconds())
