@@ -30,7 +30,7 @@ test: go
 		/usr/sbin/sshd=openssh-server ssh-keygen=openssh-client node=nodejs npm=npm \
 		zbarimg=zbar-tools rsvg-convert=librsvg2-bin \
 		dbus-daemon=dbus gnome-keyring-daemon=gnome-keyring secret-tool=libsecret-tools systemd-analyze=systemd
-	@sh scripts/tools versitygw fake-gcs-server azurite mailpit
+	@sh scripts/tools versitygw fake-gcs-server azurite mailpit promtool
 	$(GO) test -timeout 30m ./...
 
 check: test lint race fuzz vuln

@@ -27,7 +27,7 @@ var groups = [][]string{
 	{"retention", "backup"},
 	{"files", "dbdump", "inventory", "legacy"},
 	{"restore", "verify", "journal"},
-	{"notify"},
+	{"notify", "metrics", "trace"},
 	{"job"},
 	{"web"},
 	{"daemon"},

@@ -204,7 +204,7 @@ func (a *app) makeBackup(ctx context.Context, f *backupFlags, p *backupPlan, run
 			return err
 		}
 		if retained != nil {
-			run.Stages = append(run.Stages, journal.Stage{Name: "retention", Seconds: time.Since(begin).Seconds()})
+			run.Stages = append(run.Stages, journal.Stage{Name: "retention", Start: begin, Seconds: time.Since(begin).Seconds()})
 		}
 	}
 	var checked []verifyReport
@@ -257,7 +257,7 @@ func (a *app) verifyAfter(ctx context.Context, f *backupFlags, to []*job.Destina
 func (a *app) backupRecord(res *job.BackupResult, run *journal.Run) {
 	run.Destinations = nil
 	for _, d := range res.Destinations {
-		r := journal.DestinationRun{Location: location.Redact(d.Location), Copied: len(d.Copied)}
+		r := journal.DestinationRun{Location: location.Redact(d.Location), Copied: len(d.Copied), FreeBytes: d.Free}
 		if d.Err != nil {
 			r.Error = oneLine(d.Err.Error())
 		}

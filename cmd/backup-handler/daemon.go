@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -84,6 +85,9 @@ func (a *app) daemon(cmd *cobra.Command, backupArgs []string) error {
 	stdout, stderr := outputFile(a.stdout), outputFile(a.stderr)
 	notify, watchdog := daemon.Notifier(a.env, os.Getpid())
 	first := a.cfg // as load has read it
+	var latest atomic.Pointer[config.Config]
+	latest.Store(a.cfg)
+	defer a.serveMetrics(latest.Load)()
 	err = daemon.Run(daemon.Options{
 		State: state, Host: hostName(), Now: time.Now, Signals: signals, Watchdog: watchdog,
 		Load: func() (schedule.Plan, error) {
@@ -94,7 +98,11 @@ func (a *app) daemon(cmd *cobra.Command, backupArgs []string) error {
 					return schedule.Plan{}, err
 				}
 			}
-			return a.plan(cfg)
+			plan, err := a.plan(cfg)
+			if err == nil {
+				latest.Store(cfg)
+			}
+			return plan, err
 		},
 		Start: daemon.Program{
 			Path: program, Env: os.Environ(), Stdout: stdout, Stderr: stderr, State: state,

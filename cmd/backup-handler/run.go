@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -64,12 +63,10 @@ func (a *app) asRun(ctx context.Context, k runKind, work func(ctx context.Contex
 	} // else load has said that there is none
 	run := &journal.Run{
 		ID: a.runID, Command: k.command, Trigger: a.trigger(), Start: a.started, Host: hostName(), User: userName(), PID: os.Getpid(),
-		Version: version, Config: a.cfg.Path(), Mode: k.mode,
+		Version: version, Mode: k.mode,
 	}
-	if run.Config != "" {
-		if run.Config, err = filepath.Abs(run.Config); err != nil {
-			return err
-		}
+	if run.Config, err = absoluteConfig(a.cfg); err != nil {
+		return err
 	}
 	if n, err := a.notifier(); err != nil {
 		a.warn("nobody is told of this run: %v", err)
@@ -84,6 +81,8 @@ func (a *app) asRun(ctx context.Context, k runKind, work func(ctx context.Contex
 			return job.Fail(job.ExitUsage, err, "")
 		}
 	}
+	r.Ended = func(ctx context.Context, run *journal.Run) { a.tellMonitoring(ctx, r.Runs, run) }
+	a.tellStart(r.Runs, run)
 	a.log.Info("run starts", "command", run.Command, "trigger", run.Trigger)
 	err = r.Do(ctx, run, work)
 	a.log.Info("run ended", "command", run.Command, "status", string(run.Status), "exit_code", run.Exit, "seconds", run.Took(time.Now()).Seconds())

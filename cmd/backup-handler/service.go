@@ -286,6 +286,11 @@ func (a *app) serviceDirs(o *service.Options) error {
 	} else if _, drills := o.Plan.Jobs[schedule.Drill]; drills && drill.Dir != "" {
 		o.Writable = append(o.Writable, drill.Dir)
 	}
+	more, err := a.metricsWritable()
+	if err != nil {
+		return err
+	}
+	o.Writable = append(o.Writable, more...)
 	return nil
 }
 
@@ -446,11 +451,17 @@ func (a *app) prepareService(cmd *cobra.Command, f *serviceFlags) error {
 			owner = -1
 		}
 	}
+	metricsDirs, err := a.metricsWritable()
+	if err != nil {
+		return err
+	}
 	state := slices.Index(o.Writable, o.StateDir)
 	for i, dir := range o.Writable {
 		_, err := os.Stat(dir)
 		switch {
 		case err == nil || f.unitDir != "":
+		case slices.Contains(metricsDirs, dir):
+			a.warn("%s is not there, so that no metrics are written: make the directory, for whoever reads them, and restart the service", quote(dir))
 		case i < state || !errors.Is(err, fs.ErrNotExist):
 			a.warn("%s is not there: 'backup-handler init' makes the repository; then restart the service, which cannot write to it before", quote(dir))
 		default:

@@ -14,7 +14,6 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
-	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
@@ -126,7 +125,8 @@ func (a *app) stats(ctx context.Context, f *statsFlags) error {
 		}
 	}
 	if rep.Space != nil {
-		rep.Growth = rep.Space.Growth(f.days, freeBytes(ctx, d))
+		free, _ := d.FreeBytes(ctx)
+		rep.Growth = rep.Space.Growth(f.days, free)
 		if n := rep.Space.Lost; n > 0 {
 			a.warn("%s that snapshots need are in no pack, and are not counted: 'backup-handler verify' tells more", things(int(n), "chunk"))
 		}
@@ -135,16 +135,6 @@ func (a *app) stats(ctx context.Context, f *statsFlags) error {
 		return err
 	}
 	return job.Fail(job.ExitUsage, fault, "'backup-handler verify' tells what is damaged; --quick leaves out what needs it")
-}
-
-// freeBytes is how much room the store has; nil where it does not tell.
-func freeBytes(ctx context.Context, d *job.Destination) *int64 {
-	if sp, ok := d.Repo.Backend().(storage.Spacer); ok {
-		if free, err := sp.Free(ctx); err == nil {
-			return &free
-		}
-	}
-	return nil
 }
 
 func newStats(ctx context.Context, d *job.Destination) (*statsReport, error) {

@@ -5,27 +5,36 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/backup"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
-	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
+type statusFlags struct {
+	allHosts, local, check bool
+	maxAge                 parsed[time.Duration]
+}
+
 func (a *app) statusCommand() *cobra.Command {
-	var allHosts bool
+	f := statusFlags{maxAge: parsed[time.Duration]{kind: "duration", parse: parseLimit}}
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Show how the destinations are, and how old the newest snapshots",
-		Long: `Show for every destination: whether it can be opened, whether it is encrypted, how
-much it holds, how much room is left, and the newest snapshot of each set of
+		Short: "Show how runs and destinations are, and how old the newest snapshots",
+		Long: `Show how the runs on this machine stand: the last good one of each kind and its age,
+judged by [SCHEDULE] and [PREFLIGHT] staleness_factor, what is due next, what is
+running, what failed last and why. Then for every destination: whether it can be
+opened, whether it is encrypted, how much it holds, how much room is left and how
+long it lasts, what waits for a prune, and the newest snapshot of each set of
 sources. Where several hosts share a repository, only this host's are shown and
 judged; --all-hosts shows and judges those of every host, a line each.
 
@@ -33,18 +42,47 @@ Something is wrong if a destination cannot be opened, holds no snapshot (none of
 this host, where it has those of several others), or lacks the newest one that
 another has; if packs, index or snapshots are missing or damaged, as far as can be
 told without reading them ('backup-handler verify' reads them); if files are missing
-from the newest snapshot; if the last drill failed, or its report was changed; and
-if a snapshot is suspicious and not approved ('help approve'). That a repository is
+from the newest snapshot; if the last drill failed, or its report was changed; if a
+snapshot is suspicious and not approved ('help approve'); if the last backup,
+verification or drill failed, or the last good backup is older than the schedule
+allows. What is shown as WARNING does not change the exit code. That a repository is
 not encrypted is said, but is a choice.
 
-Exit codes: 0 all is well · 1 something is wrong, or usage · 130 interrupted`,
+--local looks at nothing but the record of runs in the state directory: no
+repository is opened, no key is needed, no disk wakes up.
+
+--check prints one line for Nagios, Icinga, Zabbix and the like, with --local unless
+--local=false is given. CRITICAL is a backup that failed or is too old, and a
+verification or drill that failed; WARNING is a warning of the last run, a prune
+that failed, another kind of run that is too old or overdue, and a destination
+that is full within 14 days.
+
+Exit codes: 0 all is well · 1 something is wrong, or usage · 130 interrupted
+With --check: 0 OK · 1 WARNING, or usage of flags · 2 CRITICAL · 3 UNKNOWN`,
 		Example: `  backup-handler status
   backup-handler status --backup-dirs /mnt/disk/backup,/mnt/nas/backup --json
-  backup-handler status --all-hosts --backup-dirs sftp://nas/backup`,
+  backup-handler status --all-hosts --backup-dirs sftp://nas/backup
+  backup-handler status --check --config /etc/backup-handler/config.ini
+  backup-handler status --check --max-age 26h`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.status(cmd.Context(), allHosts) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.check && !cmd.Flags().Changed("local") {
+				f.local = true
+			}
+			if f.allHosts && f.local {
+				return usageError("use --local=false", "--all-hosts needs the repositories, which --local and --check leave alone")
+			}
+			if f.check {
+				return a.statusCheck(cmd.Context(), &f)
+			}
+			return a.status(cmd.Context(), &f)
+		},
 	}
-	c.Flags().BoolVar(&allHosts, "all-hosts", false, "show the newest snapshots of every host")
+	fl := c.Flags()
+	fl.BoolVar(&f.allHosts, "all-hosts", false, "show the newest snapshots of every host")
+	fl.BoolVar(&f.local, "local", false, "look at the record of runs only, and open no repository")
+	fl.BoolVar(&f.check, "check", false, "print one line for monitoring, and exit 0, 1, 2 or 3")
+	fl.Var(&f.maxAge, "max-age", "how old the last good backup may be, e.g. 26h (default: by the schedule)")
 	return c
 }
 
@@ -53,7 +91,10 @@ type statusReport struct {
 	Config       string              `json:"config"` // path; "" for none
 	Host         string              `json:"host"`
 	AllHosts     bool                `json:"all_hosts,omitempty"`
+	Local        bool                `json:"local,omitempty"` // no repository was opened
 	Destinations []destinationStatus `json:"destinations"`
+	Runs         *health             `json:"runs,omitempty"` // absent: there is no state directory
+	hints        []string
 }
 
 type destinationStatus struct {
@@ -72,6 +113,7 @@ type destinationStatus struct {
 	WriteOnly bool `json:"write_only,omitempty"`
 
 	Index     *repo.IndexReport `json:"index,omitempty"`
+	Growth    *job.Growth       `json:"forecast,omitempty"`
 	Groups    []groupStatus     `json:"newest"`
 	LastDrill *drillStatus      `json:"last_drill,omitempty"`
 	// OtherHosts are those whose snapshots are not among Groups.
@@ -106,52 +148,171 @@ type groupStatus struct {
 	snap       *tree.Snapshot
 }
 
-func (a *app) status(ctx context.Context, allHosts bool) error {
-	if err := a.load(); err != nil {
-		return err
-	}
-	locations, err := a.locations()
+func (a *app) status(ctx context.Context, f *statusFlags) error {
+	now := time.Now()
+	rep, err := a.statusReport(ctx, f, now)
 	if err != nil {
 		return err
 	}
+	err = a.print(rep, func(w io.Writer) error { return a.statusText(w, rep, now) })
+	if err != nil || rep.OK {
+		return err
+	}
+	return &job.Failure{Code: job.ExitUsage, Err: job.ErrReported, Hint: strings.Join(rep.hints, "; ")}
+}
+
+// statusCheck answers monitoring in one line, whatever happens.
+func (a *app) statusCheck(ctx context.Context, f *statusFlags) error {
+	now := time.Now()
+	line, code := "", checkUnknown
+	rep, err := a.statusReport(ctx, f, now)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		line = unknown(err)
+	case rep.Runs == nil:
+		line = unknown(errors.New("there is no state directory, so that nothing is known"))
+	default:
+		var wrong []string
+		for _, d := range rep.Destinations {
+			for _, x := range d.Wrong {
+				wrong = append(wrong, quote(d.Location)+": "+x)
+			}
+		}
+		line, code = checkLine(rep.Runs, wrong, now)
+	}
+	if a.json && rep != nil {
+		if err := a.print(rep, nil); err != nil {
+			return err
+		}
+	} else if _, err := fmt.Fprintln(a.stdout, line); err != nil {
+		return err
+	}
+	return outcome(code)
+}
+
+func (a *app) statusReport(ctx context.Context, f *statusFlags, now time.Time) (*statusReport, error) {
+	if f.local && a.cfg == nil {
+		// Monitoring asks each minute: that is none of the logs' business.
+		cfg, _, err := a.findConfig()
+		if err != nil {
+			return nil, job.Fail(job.ExitUsage, err, "'backup-handler config check' lists everything that is wrong")
+		}
+		a.cfg = cfg
+	}
+	if err := a.load(); err != nil {
+		return nil, err
+	}
+	rep := &statusReport{Config: a.cfg.Path(), OK: true, Host: hostName(), AllHosts: f.allHosts, Local: f.local, Destinations: []destinationStatus{}}
+	locations := a.backupDirs
+	var err error
+	if !f.local {
+		if locations, err = a.locations(); err != nil {
+			return nil, err
+		}
+	}
+	if rep.Runs, err = healthOf(a.cfg, locations, f.maxAge.or(0), now); err != nil {
+		if f.local {
+			return nil, err
+		}
+		a.warn("how runs stand is not known: %v", err)
+		rep.Runs = nil
+	}
+	if !f.local {
+		if err := a.lookAtDestinations(ctx, rep, locations, now); err != nil {
+			return nil, err
+		}
+	}
+	if rep.Runs != nil && !rep.Runs.OK {
+		rep.OK = false
+		rep.hints = append(rep.hints, "'backup-handler runs' lists what was tried, 'runs show latest' says why")
+	}
+	return rep, nil
+}
+
+func (a *app) lookAtDestinations(ctx context.Context, rep *statusReport, locations []string, now time.Time) error {
 	acc, err := a.access(false, nil)
 	if err != nil {
 		return err
 	}
 	reports, _ := a.reports() // load has said that there is no state directory
-	rep := statusReport{Config: a.cfg.Path(), OK: true, Host: hostName(), AllHosts: allHosts}
-	now := time.Now()
 	for _, l := range locations {
-		s := statusOf(ctx, acc, a.known(), l, rep.Host, allHosts, reports, now)
+		s := statusOf(ctx, acc, a.known(), l, rep.Host, rep.AllHosts, reports, now)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		rep.Destinations = append(rep.Destinations, s)
 	}
 	compareDestinations(rep.Destinations, rep.Host)
-	var hints []string
 	for i := range rep.Destinations {
 		d := &rep.Destinations[i]
 		d.OK = len(d.Wrong) == 0
 		rep.OK = rep.OK && d.OK
-		if d.hint != "" && !slices.Contains(hints, d.hint) {
-			hints = append(hints, d.hint)
+		if d.hint != "" && !slices.Contains(rep.hints, d.hint) {
+			rep.hints = append(rep.hints, d.hint)
 		}
 	}
-	err = a.print(rep, func(w io.Writer) error {
-		for i := range rep.Destinations {
-			if d := &rep.Destinations[i]; !d.OK || !a.quiet {
-				if err := statusText(w, d); err != nil {
-					return err
-				}
+	return nil
+}
+
+// statusText shows a report; with --quiet only what is wrong.
+func (a *app) statusText(out io.Writer, rep *statusReport, now time.Time) error {
+	var b strings.Builder
+	if h := rep.Runs; h != nil && (h.any || rep.Local) && (!h.OK || !a.quiet) {
+		h.text(&b, rep.Host, rep.Local, now)
+	}
+	for i := range rep.Destinations {
+		if d := &rep.Destinations[i]; !d.OK || !a.quiet {
+			if err := destinationText(&b, d, now); err != nil {
+				return err
 			}
 		}
-		return nil
-	})
-	if err != nil || rep.OK {
-		return err
 	}
-	return &job.Failure{Code: job.ExitUsage, Err: job.ErrReported, Hint: strings.Join(hints, "; ")}
+	text := b.String()
+	if a.colour() {
+		text = coloured(text)
+	}
+	_, err := io.WriteString(out, text)
+	return err
+}
+
+// colour says whether standard output is a terminal that wants colours
+// (https://no-color.org).
+func (a *app) colour() bool {
+	f, ok := a.stdout.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return false
+	}
+	no, _ := a.env("NO_COLOR")
+	kind, _ := a.env("TERM")
+	return no == "" && kind != "dumb"
+}
+
+// coloured marks the lines of a status that say how something is.
+func coloured(text string) string {
+	const red, yellow, green, plain = "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
+	var b strings.Builder
+	paint := func(line, word, colour string) {
+		at := strings.LastIndex(line, word)
+		b.WriteString(line[:at] + colour + word + plain + line[at+len(word):])
+	}
+	for line := range strings.Lines(text) {
+		head := strings.TrimRight(line, "\n")
+		switch {
+		case !strings.HasPrefix(line, " ") && strings.HasSuffix(head, "  ok"):
+			paint(line, "ok", green)
+		case !strings.HasPrefix(line, " ") && strings.HasSuffix(head, "  SOMETHING IS WRONG"):
+			paint(line, "SOMETHING IS WRONG", red)
+		case strings.HasPrefix(line, "  WRONG "):
+			b.WriteString("  " + red + "WRONG" + plain + line[len("  WRONG"):])
+		case strings.HasPrefix(line, "  WARNING "):
+			b.WriteString("  " + yellow + "WARNING" + plain + line[len("  WARNING"):])
+		default:
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 // statusOf looks at one destination.
@@ -172,12 +333,8 @@ func statusOf(ctx context.Context, acc *job.Access, known job.Known, location, h
 	} else {
 		s.Encrypted, s.Keys = kinds[seal.KindNone] == 0, keysText(kinds)
 	}
-	if sp, ok := d.Repo.Backend().(storage.Spacer); ok {
-		if free, err := sp.Free(ctx); err == nil {
-			s.FreeBytes = &free
-		} else if !errors.Is(err, errors.ErrUnsupported) {
-			wrong("free space: %v", err)
-		}
+	if s.FreeBytes, err = d.FreeBytes(ctx); err != nil {
+		wrong("free space: %v", err)
 	}
 	if s.LastDrill, err = lastDrill(d, reports, now); err != nil {
 		wrong("the last drill: %v", err)
@@ -198,6 +355,7 @@ func statusOf(ctx context.Context, acc *job.Access, known job.Known, location, h
 		return s
 	}
 	s.Snapshots, s.Unreadable, s.Index = len(d.Snapshots), len(d.Unreadable), &d.Index
+	s.Growth = d.RecordedGrowth(growthDays, s.FreeBytes)
 	for _, x := range []struct {
 		n    int
 		what string
@@ -305,7 +463,7 @@ func compareDestinations(all []destinationStatus, host string) {
 // textWidth is what the lines of a report keep to, paths and names apart.
 const textWidth = 80
 
-func statusText(w io.Writer, d *destinationStatus) error {
+func destinationText(w io.Writer, d *destinationStatus, now time.Time) error {
 	state := "ok"
 	if !d.OK {
 		state = "SOMETHING IS WRONG"
@@ -336,6 +494,18 @@ func statusText(w io.Writer, d *destinationStatus) error {
 			snapshots = "not to be seen with a write-only key: 'status' on a host with another one judges them"
 		}
 		fmt.Fprintf(w, "\n  snapshots   %s\n", snapshots)
+	}
+	if g := d.Growth; g != nil && g.Rate != nil {
+		name := "forecast"
+		if g.FullIn != nil && *g.FullIn < soonFull {
+			name = "WARNING"
+		}
+		rest := *g
+		rest.Free = nil // has been said
+		field(w, name, spaceText(&rest, now))
+	}
+	if d.Index != nil && d.Index.Condemned > 0 {
+		fmt.Fprintf(w, "  waiting     %s packs, %s, for a prune to delete them\n", countText(int64(d.Index.Condemned)), bytesText(d.Index.CondemnedBytes))
 	}
 	if l := d.LastDrill; l != nil && l.Passed {
 		fmt.Fprintf(w, "  drill       passed %s ago: %s files of %s\n", ageText(time.Duration(l.AgeSeconds)*time.Second), countText(l.Files), l.Snapshot.Short())

@@ -383,6 +383,9 @@ func (c *Config) Check() []error {
 	if e, err := c.Encryption(); err == nil && e.Enabled && !e.KeyFile.IsSet() && !e.Passphrase.IsSet() {
 		errs = append(errs, c.Value("ENCRYPTION", "enabled").errorf("needs key_file or passphrase"))
 	}
+	if _, err := c.Metrics(); err != nil {
+		errs = append(errs, err)
+	}
 	return errs
 }
 

@@ -84,7 +84,7 @@ func Keys() []Key {
 // names, meanings and defaults; new ones are added, none is given another
 // meaning, and none is removed.
 func Sections() []Section {
-	sections := slices.Concat(currentSections(), notifySections(), reservedSections())
+	sections := slices.Concat(currentSections(), notifySections(), metricsSections(), reservedSections())
 	for i := range sections {
 		s := &sections[i]
 		for j := range s.Keys {

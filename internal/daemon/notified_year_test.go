@@ -335,7 +335,7 @@ func (o *office) does(p *simulated) int {
 			}
 			return ctx.Err()
 		},
-		Ended: func(run *journal.Run) {
+		Ended: func(_ context.Context, run *journal.Run) {
 			o.crashed = nil
 			status, exit := journal.Success, 0
 			switch fate {

@@ -162,6 +162,16 @@ func IsTemp(base string) bool {
 // permissions perm (before umask) and the owner of the process, and if name was
 // a symbolic link it no longer is.
 func WriteFile(name string, data []byte, perm fs.FileMode) error {
+	return writeFile(name, data, perm, false)
+}
+
+// WriteFileFor is WriteFile for readers that are other users: the permissions are perm,
+// whatever the umask.
+func WriteFileFor(name string, data []byte, perm fs.FileMode) error {
+	return writeFile(name, data, perm, true)
+}
+
+func writeFile(name string, data []byte, perm fs.FileMode, exact bool) error {
 	dir, base := filepath.Split(name)
 	d, err := OpenDir(dirOrDot(dir))
 	if err != nil {
@@ -173,6 +183,11 @@ func WriteFile(name string, data []byte, perm fs.FileMode) error {
 		return err
 	}
 	defer f.Abort()
+	if exact {
+		if err := f.file.Chmod(perm); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
+	}
 	if _, err := f.Write(data); err != nil {
 		return err
 	}

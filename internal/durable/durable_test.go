@@ -697,3 +697,22 @@ func TestLock(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What is for others to read can be read by them whatever the umask is.
+func TestWriteFileFor(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no such permissions")
+	}
+	dir := t.TempDir()
+	const all = 0o666 // no usual umask leaves that
+	for name, write := range map[string]func(string, []byte, fs.FileMode) error{"plain": WriteFile, "for": WriteFileFor} {
+		path := filepath.Join(dir, name)
+		if err := write(path, []byte("x"), all); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil || (info.Mode() == all) != (name == "for") {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
+	}
+}

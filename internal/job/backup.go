@@ -147,6 +147,7 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 	res.Destinations = openAll(ctx, a, o.Destinations, o.Refused, nil, o.Known, o.DryRun, note, warn)
 	defer func() {
 		for _, d := range res.Destinations {
+			d.lookForRoom(ctx)
 			if err := d.Close(); err != nil && d.Err == nil {
 				d.Err = err
 			}

@@ -10,12 +10,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/files"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
@@ -42,6 +44,8 @@ type Destination struct {
 	Err error
 	// Copied are snapshots that were copied here in this run.
 	Copied []repo.ID
+	// Free is the room that a backup has left, in bytes; nil: not known.
+	Free *int64
 
 	onMended func(place string, objects []string)
 }
@@ -269,4 +273,34 @@ func (d *Destination) Close() error {
 		d.onMended(d.Place, objects)
 	}
 	return d.Repo.Close()
+}
+
+// FreeBytes is how much room the store has; nil where it does not tell. The error is none
+// of a store that cannot.
+func (d *Destination) FreeBytes(ctx context.Context) (*int64, error) {
+	sp, ok := d.Repo.Backend().(storage.Spacer)
+	if !ok {
+		return nil, nil
+	}
+	free, err := sp.Free(ctx)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &free, nil
+}
+
+// roomTime is how long a backup waits at its end to learn how much room is left.
+const roomTime = 10 * time.Second
+
+// lookForRoom notes how much room is left, unless the destination has failed.
+func (d *Destination) lookForRoom(ctx context.Context) {
+	if d.Repo == nil || d.Err != nil || ctx.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, roomTime)
+	defer cancel()
+	d.Free, _ = d.FreeBytes(ctx) // it is for statistics only
 }

@@ -73,8 +73,9 @@ type Runner struct {
 	// Preflight refuses runs that should not be made; nil: none. What it returns is
 	// the user's to see.
 	Preflight func(ctx context.Context, run *journal.Run) error
-	// Ended sees the record before it is written, and after the last hook; nil: nobody.
-	Ended func(run *journal.Run)
+	// Ended tells monitoring of the run, once it is recorded; nil: nobody. What it warns of
+	// is added to the record.
+	Ended func(ctx context.Context, run *journal.Run)
 
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
@@ -257,7 +258,7 @@ func firstOf(errs ...error) error {
 func (r *Runner) stage(run *journal.Run, name string, do func() error) error {
 	start := time.Now()
 	err := do()
-	s := journal.Stage{Name: name, Seconds: time.Since(start).Seconds()}
+	s := journal.Stage{Name: name, Start: start, Seconds: time.Since(start).Seconds()}
 	if err != nil {
 		s.Error = err.Error()
 	}
@@ -451,9 +452,6 @@ func (r *Runner) close(ctx context.Context, run *journal.Run, err error, began b
 	if r.Now != nil {
 		run.End = r.Now()
 	}
-	if r.Ended != nil {
-		r.Ended(run)
-	}
 	var before []journal.Run
 	if r.Runs != nil {
 		all, lerr := r.Runs.List()
@@ -467,6 +465,13 @@ func (r *Runner) close(ctx context.Context, run *journal.Run, err error, began b
 		}
 	}
 	r.put(run) // whatever becomes of those who are told
+	if r.Ended != nil {
+		r.Ended(ctx, run)
+		if n := len(run.Warnings); n < len(r.Warnings()) {
+			r.settle(run, err)
+			r.put(run)
+		}
+	}
 	if r.Notify != nil {
 		run.Told = append(run.Told, r.Notify.Ended(ctx, run, before)...)
 		for _, t := range run.Told {

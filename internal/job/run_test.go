@@ -479,3 +479,39 @@ func TestRunWithoutState(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Monitoring is told when the run is recorded, and what goes wrong there is in the record,
+// and fails nothing.
+func TestMonitoringIsToldOfRuns(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		b := newRunBench(t)
+		fault := errors.New("no room")
+		var seen journal.Status
+		b.r.Ended = func(_ context.Context, run *journal.Run) {
+			all, err := b.r.Runs.List()
+			if err != nil || len(all) != 1 || all[0].Status != run.Status || all[0].End.IsZero() {
+				t.Errorf("%v: the record is %+v", err, all)
+			}
+			seen = run.Status
+			b.r.Warn("metrics: nowhere to write")
+		}
+		kept, err := b.run(t.Context(), "a", func(context.Context, *journal.Run) error {
+			if fails {
+				return fault
+			}
+			return nil
+		})
+		want := [2]journal.Status{journal.Success, journal.Warning}
+		if fails {
+			want = [2]journal.Status{journal.Failed, journal.Failed}
+		}
+		if errors.Is(err, fault) != fails || seen != want[0] || kept.Status != want[1] || len(kept.Warnings) != 1 || fails != (kept.Error != "") {
+			t.Errorf("fails %v: error %v, told %s, kept %+v", fails, err, seen, kept)
+		}
+		for _, s := range kept.Stages {
+			if s.Start.Before(kept.Start) || s.Start.Add(time.Duration(s.Seconds*float64(time.Second))).After(kept.End.Add(time.Millisecond)) {
+				t.Errorf("stage %+v is not within %v to %v", s, kept.Start, kept.End)
+			}
+		}
+	}
+}

@@ -146,16 +146,54 @@ const (
 // Growth looks at the last days before the newest snapshot, at most maxGrowthDays. free is
 // the room that is left; nil: not known.
 func (s *Space) Growth(days int, free *int64) *Growth {
+	var all []Added
+	for _, x := range s.Groups {
+		for _, snap := range x.Snapshots {
+			a := Added{snap.Time, snap.Added}
+			if snap.First {
+				a.Bytes = 0
+			}
+			all = append(all, a)
+		}
+	}
+	return GrowthOf(all, days, free)
+}
+
+// RecordedGrowth is Growth by what the runs of these snapshots have recorded that they
+// stored: nothing has to be read for it.
+func (d *Destination) RecordedGrowth(days int, free *int64) *Growth {
+	all := slices.Clone(d.Snapshots)
+	slices.SortStableFunc(all, func(a, b *tree.Snapshot) int { return a.Time.Compare(b.Time) })
+	_, group := grouped(all)
+	seen := make(map[int]bool)
+	added := make([]Added, len(all))
+	for i, snap := range all {
+		added[i].Time = snap.Time
+		if seen[group[i]] {
+			added[i].Bytes = snap.Counts.BytesStored
+		}
+		seen[group[i]] = true
+	}
+	return GrowthOf(added, days, free)
+}
+
+// Added is what was stored at a time; 0 bytes for what is no growth, as a first snapshot.
+type Added struct {
+	Time  time.Time
+	Bytes int64
+}
+
+// GrowthOf looks at the last days before the newest of all, at most maxGrowthDays. free is
+// the room that is left; nil: not known.
+func GrowthOf(all []Added, days int, free *int64) *Growth {
 	g := &Growth{PerDay: []int64{}, Free: free}
 	day := func(t time.Time) int {
 		y, m, d := t.Local().Date()
 		return int(time.Date(y, m, d, 0, 0, 0, 0, time.UTC).Unix() / 86400)
 	}
 	first, last := math.MaxInt, math.MinInt
-	for _, x := range s.Groups {
-		for _, snap := range x.Snapshots {
-			first, last = min(first, day(snap.Time)), max(last, day(snap.Time))
-		}
+	for _, x := range all {
+		first, last = min(first, day(x.Time)), max(last, day(x.Time))
 	}
 	if last < first {
 		return g
@@ -163,11 +201,9 @@ func (s *Space) Growth(days int, free *int64) *Growth {
 	g.Days = min(days, maxGrowthDays, last-first+1)
 	begin := last - g.Days + 1
 	g.PerDay = make([]int64, g.Days)
-	for _, x := range s.Groups {
-		for _, snap := range x.Snapshots {
-			if at := day(snap.Time) - begin; at >= 0 && !snap.First {
-				g.PerDay[at] += snap.Added
-			}
+	for _, x := range all {
+		if at := day(x.Time) - begin; at >= 0 {
+			g.PerDay[at] += x.Bytes
 		}
 	}
 	if g.Days < minGrowthDays {

@@ -113,9 +113,10 @@ type DestinationRun struct {
 // A Stage is one step of a run: preflight, pre_backup, backup, retention, verify,
 // post_backup and the like.
 type Stage struct {
-	Name    string  `json:"name"`
-	Seconds float64 `json:"seconds"`
-	Error   string  `json:"error,omitempty"`
+	Name    string    `json:"name"`
+	Start   time.Time `json:"start,omitzero"`
+	Seconds float64   `json:"seconds"`
+	Error   string    `json:"error,omitempty"`
 }
 
 // Counts of a run; sizes in bytes.

@@ -69,16 +69,20 @@ func findListed(sorted []listedObject, id *ID) (int, bool) {
 // IndexReport says what loading the index found wrong. None of it prevents
 // reading what is there, or a backup: what is missing is stored again.
 type IndexReport struct {
-	Packs         int      `json:"packs"` // listed and usable
-	Bytes         int64    `json:"bytes"` // of these
-	IndexObjects  int      `json:"index_objects"`
-	MissingPacks  []ID     `json:"missing_packs,omitempty"`  // mentioned by an index object, not listed
-	ResizedPacks  []ID     `json:"resized_packs,omitempty"`  // listed with another size than the index gives
-	DamagedIndex  []ID     `json:"damaged_index,omitempty"`  // index objects that do not open
-	DamagedPacks  []ID     `json:"damaged_packs,omitempty"`  // without index, and their table does not open
-	Adopted       int      `json:"adopted"`                  // packs without index whose tables were read
-	CondemnedList []ID     `json:"condemned_list,omitempty"` // condemned lists that do not open
-	Unknown       []string `json:"unknown,omitempty"`        // objects whose names mean nothing in this version
+	Packs         int   `json:"packs"` // listed and usable
+	Bytes         int64 `json:"bytes"` // of these
+	IndexObjects  int   `json:"index_objects"`
+	MissingPacks  []ID  `json:"missing_packs,omitempty"`  // mentioned by an index object, not listed
+	ResizedPacks  []ID  `json:"resized_packs,omitempty"`  // listed with another size than the index gives
+	DamagedIndex  []ID  `json:"damaged_index,omitempty"`  // index objects that do not open
+	DamagedPacks  []ID  `json:"damaged_packs,omitempty"`  // without index, and their table does not open
+	Adopted       int   `json:"adopted"`                  // packs without index whose tables were read
+	CondemnedList []ID  `json:"condemned_list,omitempty"` // condemned lists that do not open
+	// Condemned packs wait for a prune to delete them; they are among Packs.
+	Condemned      int   `json:"condemned_packs,omitempty"`
+	CondemnedBytes int64 `json:"condemned_bytes,omitempty"`
+
+	Unknown []string `json:"unknown,omitempty"` // objects whose names mean nothing in this version
 }
 
 // OK says whether nothing is wrong.
@@ -565,6 +569,10 @@ func (l *loader) listPacks(ctx context.Context) error {
 	err := l.x.repo.list(ctx, "packs", &l.report.Unknown, func(id ID, size int64) {
 		l.report.Packs++
 		l.report.Bytes += size
+		if _, condemned := l.condemned[id]; condemned {
+			l.report.Condemned++
+			l.report.CondemnedBytes += size
+		}
 		if batch = append(batch, listedObject{id, size}); len(batch) == packBatch {
 			batches <- batch
 			batch = <-free
