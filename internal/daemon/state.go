@@ -23,6 +23,9 @@ const (
 	// lockPoll and lockWait bound the wait for somebody who is just writing the state.
 	lockPoll = 10 * time.Millisecond
 	lockWait = 10 * time.Second
+	// askedTime bounds the wait for somebody who only looks whether there is a daemon, as
+	// monitoring does each minute.
+	askedTime = 500 * time.Millisecond
 	// busyPoll is how often a job looks whether the one before it has ended.
 	busyPoll = time.Second
 	// maxStateBytes bounds the file: five entries are 1 KiB.
@@ -72,7 +75,8 @@ func (s *State) lockDaemon() (release func(), err error) {
 	if err := durable.MkdirAll(filepath.Join(s.dir, "locks"), 0o700); err != nil {
 		return nil, fmt.Errorf("state of the schedule: %w", err)
 	}
-	l, err := durable.TryLock(s.lock("daemon"))
+	// Whoever asks whether there is a daemon has the lock for a moment.
+	l, err := waitLock(context.Background(), s.lock("daemon"), lockPoll, askedTime)
 	if errors.Is(err, durable.ErrLocked) {
 		return nil, ErrRunning
 	}

@@ -151,3 +151,35 @@ func TestUpcoming(t *testing.T) {
 	now = due.AddDate(-1, 0, 0)
 	want("the clock was wrong", time.Date(2025, 1, 1, 4, 30, 0, 0, time.UTC), true)
 }
+
+// Somebody who looks whether there is a daemon does not keep one from starting.
+func TestAskedWhileStarting(t *testing.T) {
+	s := OpenState(t.TempDir(), "/c.ini")
+	if s.Running() {
+		t.Fatal("there is a daemon")
+	}
+	release, err := s.lockDaemon() // makes the directory
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.lockDaemon(); !errors.Is(err, ErrRunning) {
+		t.Errorf("a second daemon: %v", err)
+	}
+	release()
+	asker, err := durable.TryLock(s.lock("daemon"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits := make(chan error, 1)
+	go func() {
+		release, err := s.lockDaemon()
+		if err == nil {
+			release()
+		}
+		waits <- err
+	}()
+	asker.Unlock()
+	if err := <-waits; err != nil {
+		t.Error(err)
+	}
+}
