@@ -32,7 +32,7 @@ const many = -1
 func legacyFlags() []legacyFlag {
 	const (
 		inv  = "this version takes no inventory of the machine"
-		tell = "this version sends no notifications; drop the flag, and let cron or systemd report the exit code"
+		tell = "who is told of a run is in the configuration ([SMTP], [TELEGRAM], [NOTIFY], see docs/notifications.md), and needs no flag; drop it"
 	)
 	return []legacyFlag{
 		{name: "version"}, {name: "status"}, {name: "show-setup"}, {name: "verify"}, {name: "restore"}, {name: "scheduled"}, {name: "help"},
