@@ -160,10 +160,7 @@ func (a *app) check(ctx context.Context, p *backupPlan) error {
 		return ctx.Err()
 	}
 	for _, r := range rep.With(preflight.Warning) {
-		text := r.Text
-		if r.Subject != "" {
-			text = quote(r.Subject) + ": " + text
-		}
+		text := r.String()
 		if r.Hint != "" {
 			text += " (" + r.Hint + ")"
 		}
@@ -293,7 +290,7 @@ func backupFault(res *job.BackupResult, retained []forgetReport, checked []verif
 	var why []string
 	for _, d := range res.Destinations {
 		if d.Err != nil {
-			why = append(why, fmt.Sprintf("destination %v", named(d.Location, d.Err)))
+			why = append(why, "destination "+d.Err.Error())
 		}
 	}
 	if n := res.Snapshot.Counts.Problems; n > 0 {
@@ -316,14 +313,6 @@ func backupFault(res *job.BackupResult, retained []forgetReport, checked []verif
 		why = append(why, "suspicious: "+s)
 	}
 	return strings.Join(why, "; ")
-}
-
-// named is an error that names its destination.
-func named(place string, err error) error {
-	if strings.Contains(err.Error(), location.Redact(place)) {
-		return err
-	}
-	return fmt.Errorf("%s: %w", location.Redact(place), err)
 }
 
 // backupOptions joins flags and configuration.

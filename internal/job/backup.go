@@ -149,7 +149,7 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 		for _, d := range res.Destinations {
 			d.lookForRoom(ctx)
 			if err := d.Close(); err != nil && d.Err == nil {
-				d.Err = err
+				d.Err = named(d.Location, err)
 			}
 		}
 	}()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -116,11 +115,7 @@ func Refusal(rep *preflight.Report, destinations []string) (refused map[string]e
 	refused = make(map[string]error)
 	var all []error
 	for _, r := range rep.With(preflight.Refused) {
-		text := r.Text
-		if r.Subject != "" && !strings.HasPrefix(text, r.Subject) {
-			text = r.Subject + ": " + text
-		}
-		f := &Failure{ExitRefused, errors.New(text), r.Hint}
+		f := &Failure{ExitRefused, errors.New(r.String()), r.Hint}
 		switch {
 		case r.Destination == "":
 			if r.Check == preflight.CheckSource {

@@ -20,7 +20,10 @@
 // clock.go.
 package preflight
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // A State is how a check ended.
 type State string
@@ -70,6 +73,14 @@ type Result struct {
 	// Destination is the location, as it was given, that is not used if the check
 	// refuses; "": the whole backup is refused.
 	Destination string `json:"-"`
+}
+
+// String is what was found, with what it is about, and without the hint.
+func (r Result) String() string {
+	if r.Subject == "" || strings.HasPrefix(r.Text, r.Subject) {
+		return r.Text
+	}
+	return r.Subject + ": " + r.Text
 }
 
 // A Report is what all checks have found, in the order in which they were made.
