@@ -78,7 +78,7 @@ func (a *app) asRun(ctx context.Context, k runKind, work func(ctx context.Contex
 	}
 	if k.command == "backup" && r.Runs != nil {
 		if r.Sentinel, err = a.cfg.StatusSentinel(); err != nil {
-			return job.Fail(job.ExitUsage, err, "")
+			a.warn("there is no status_sentinel: %v", err)
 		}
 	}
 	r.Ended = func(ctx context.Context, run *journal.Run) { a.tellMonitoring(ctx, r.Runs, run) }

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -79,7 +80,9 @@ type Runner struct {
 
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
-	// Warnings returns what the user has been warned of so far.
+	// Warnings returns what the user has been warned of so far. What it has when the run
+	// begins is about the configuration, and said at each start: it makes no run one to
+	// look at.
 	Warnings func() []string
 	Warn     func(string)
 	Log      *slog.Logger
@@ -87,6 +90,8 @@ type Runner struct {
 	Ending func(bool)
 	// Tidy waits until the work that was left behind has removed what must not stay.
 	Tidy func()
+
+	said int // warnings before the run
 }
 
 // LockName names the lock of the runs of one command of one configuration: of a file,
@@ -104,6 +109,7 @@ func LockName(name string, configuration ...string) string {
 func (r *Runner) Do(ctx context.Context, run *journal.Run, work func(ctx context.Context, run *journal.Run) error) error {
 	r.Ending(true)
 	defer r.Ending(false)
+	r.said = len(r.Warnings())
 	run.Status = journal.Running
 	lock, err := r.lock(ctx, run)
 	if err != nil {
@@ -237,21 +243,12 @@ func (r *Runner) attempt(ctx context.Context, run *journal.Run, work func(contex
 		err = r.stage(run, run.Command, func() error { return r.work(ctx, run, work) })
 	}
 	after := context.WithoutCancel(ctx)
-	r.settle(run, firstOf(ctx.Err(), err))
+	r.settle(run, cmp.Or(ctx.Err(), err))
 	for i := len(endings) - 1; i >= 0; i-- {
 		e := endings[i]
 		r.after(after, run, e.name, e.line, e.source)
 	}
 	return err
-}
-
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // stage notes how long something takes.
@@ -406,9 +403,12 @@ func statsFile(run *journal.Run) (string, error) {
 	return f.Name(), nil
 }
 
+// warnings are those of the run.
+func (r *Runner) warnings() []string { return append([]string(nil), r.Warnings()[r.said:]...) }
+
 // settle says how the run went.
 func (r *Runner) settle(run *journal.Run, err error) {
-	run.Warnings = r.Warnings()
+	run.Warnings = r.warnings()
 	run.Exit, run.Status = ExitOK, journal.Success
 	switch f, ok := errors.AsType[*Failure](err); {
 	case err == nil:
@@ -467,7 +467,7 @@ func (r *Runner) close(ctx context.Context, run *journal.Run, err error, began b
 	r.put(run) // whatever becomes of those who are told
 	if r.Ended != nil {
 		r.Ended(ctx, run)
-		if n := len(run.Warnings); n < len(r.Warnings()) {
+		if n := len(run.Warnings); n < len(r.warnings()) {
 			r.settle(run, err)
 			r.put(run)
 		}
@@ -475,8 +475,8 @@ func (r *Runner) close(ctx context.Context, run *journal.Run, err error, began b
 	if r.Notify != nil {
 		run.Told = append(run.Told, r.Notify.Ended(ctx, run, before)...)
 		for _, t := range run.Told {
-			if t.Error != "" {
-				r.Log.Warn("could not tell of the run", "channel", t.Channel, "error", t.Error)
+			if t.Error != "" { // whoever sees the output is told, at least
+				r.Warn(fmt.Sprintf("%s could not be told of the run: %s", t.Channel, t.Error))
 			}
 		}
 		if len(run.Told) > 0 {
