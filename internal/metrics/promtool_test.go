@@ -5,8 +5,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/httpstore/httpstoretest"
 )
 
 // root is the project's directory.
@@ -15,19 +16,10 @@ func root() string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
 
-// promtool is Prometheus' program that checks metrics and rules.
-var promtool = sync.OnceValues(func() (string, error) {
-	out, err := exec.Command("sh", filepath.Join(root(), "scripts", "tools"), "promtool").CombinedOutput()
-	return string(out), err
-})
-
 // check runs promtool, which has to find nothing.
 func check(t *testing.T, stdin string, args ...string) {
 	t.Helper()
-	if out, err := promtool(); err != nil {
-		t.Fatalf("scripts/tools promtool: %v\n%s", err, out)
-	}
-	c := exec.Command(filepath.Join(root(), "build", "tools", "promtool"), args...)
+	c := exec.Command(httpstoretest.Tool(t, "promtool"), args...)
 	c.Stdin = strings.NewReader(stdin)
 	if out, err := c.CombinedOutput(); err != nil || args[0] == "check" && args[1] == "metrics" && len(out) > 0 {
 		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)

@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/httpstore/httpstoretest"
 )
 
 // What every mail server with a login takes.
@@ -57,7 +59,7 @@ type MailServer struct {
 // StartMail starts a server, and ends it with the test.
 func StartMail(t testing.TB, o MailOptions) *MailServer {
 	t.Helper()
-	binary := tool(t, "mailpit")
+	binary := httpstoretest.Tool(t, "mailpit")
 	var err error
 	for range startAttempts {
 		s := &MailServer{}
@@ -67,29 +69,6 @@ func StartMail(t testing.TB, o MailOptions) *MailServer {
 	}
 	t.Fatalf("start mailpit: %v", err)
 	return nil
-}
-
-// tool returns a server's program, and installs it if need be.
-func tool(t testing.TB, name string) string {
-	t.Helper()
-	root, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
-			break
-		}
-		up := filepath.Dir(root)
-		if up == root {
-			t.Fatal("the test does not run inside the module")
-		}
-		root = up
-	}
-	if out, err := exec.Command("sh", filepath.Join(root, "scripts", "tools"), name).CombinedOutput(); err != nil {
-		t.Fatalf("install %s: %v\n%s", name, err, out)
-	}
-	return filepath.Join(root, "build", "tools", name)
 }
 
 func (s *MailServer) start(t testing.TB, binary string, o MailOptions) error {

@@ -29,6 +29,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/httpstore/httpstoretest"
 	"github.com/SP1R4/BackupHandler/v3/internal/s3"
 )
 
@@ -71,7 +72,7 @@ func Start(t testing.TB, o Options) *Server {
 	if o.Region == "" {
 		o.Region = "us-east-1"
 	}
-	s := &Server{o: o, binary: binary(t), Dir: filepath.Join(t.TempDir(), "buckets")}
+	s := &Server{o: o, binary: httpstoretest.Tool(t, "versitygw"), Dir: filepath.Join(t.TempDir(), "buckets")}
 	var err error
 	for range startAttempts {
 		if err = s.start(t); err == nil {
@@ -80,29 +81,6 @@ func Start(t testing.TB, o Options) *Server {
 	}
 	t.Fatalf("start the S3 server: %v", err)
 	return nil
-}
-
-// binary returns the server's program, and installs it if need be.
-func binary(t testing.TB) string {
-	t.Helper()
-	root, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
-			break
-		}
-		up := filepath.Dir(root)
-		if up == root {
-			t.Fatal("the test does not run inside the module")
-		}
-		root = up
-	}
-	if out, err := exec.Command("sh", filepath.Join(root, "scripts", "tools"), "versitygw").CombinedOutput(); err != nil {
-		t.Fatalf("install versitygw: %v\n%s", err, out)
-	}
-	return filepath.Join(root, "build", "tools", "versitygw")
 }
 
 func (s *Server) start(t testing.TB) error {
