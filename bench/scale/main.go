@@ -1,7 +1,7 @@
 // Command scale measures how the cost of a file and of a byte depends on how many
 // there are, and how much memory that takes: sources from ten thousand to a
 // million files, as trees and each in one directory, and large files from one
-// to twenty gigabytes.
+// gigabyte up.
 //
 // main.go: flags and the order of work. source.go: the sources. measure.go: what
 // a command costs. report.go: the table. plot.go: the pictures. See README.md.
@@ -25,26 +25,30 @@ import (
 
 // Shapes of sources.
 const (
-	treeShape = "tree" // 16 files in each directory
-	flatShape = "flat" // one directory
-	byteShape = "bytes"
+	treeShape = "tree"  // 16 files in each directory
+	flatShape = "flat"  // one directory
+	byteShape = "bytes" // large files, half of them noise
+	textShape = "text"  // large files of text alone
 )
 
 const gigabyte = 1_000_000_000
 
+// isLarge says that a shape is measured by the byte.
+func isLarge(shape string) bool { return shape == byteShape || shape == textShape }
+
 // A point is what one step cost for one source.
 type point struct {
 	Shape string `json:"shape"`
-	Size  int64  `json:"size"` // files; of byteShape bytes
+	Size  int64  `json:"size"` // files; of byteShape and textShape bytes
 	Step  string `json:"step"`
 	sample
 }
 
 type options struct {
-	bin, work, out string
-	files, bytes   []int64
-	shapes         []string
-	restic, keep   bool
+	bin, work, out     string
+	files, bytes, text []int64
+	shapes             []string
+	restic, keep       bool
 }
 
 func main() {
@@ -87,6 +91,11 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
+	for _, n := range o.text {
+		if err := o.measureSource(ctx, textShape, n*gigabyte, measured); err != nil {
+			return err
+		}
+	}
 	for name, content := range map[string]string{
 		"results.md": table(points),
 		"files.svg":  plotFiles(points),
@@ -108,6 +117,7 @@ func parse(args []string) (options, error) {
 	f.StringVar(&o.out, "out", "bench/out/scale", "directory for results; steps that are not measured now keep theirs")
 	files := f.String("files", "10000,100000,1000000", "numbers of files; empty: none")
 	bytes := f.String("bytes", "1,5,20", "gigabytes of large files; empty: none")
+	text := f.String("text", "", "gigabytes of large files of text, for more than the disk holds, on a file system that compresses; empty: none")
 	shapes := f.String("shapes", treeShape+","+flatShape, "shapes of the sources of files")
 	f.BoolVar(&o.restic, "restic", true, "measure restic, too, for trees of files")
 	f.BoolVar(&o.keep, "keep", false, "keep the sources for another run")
@@ -120,6 +130,9 @@ func parse(args []string) (options, error) {
 	}
 	if err == nil {
 		o.bytes, err = numbers(*bytes)
+	}
+	if err == nil {
+		o.text, err = numbers(*text)
 	}
 	if err == nil {
 		o.bin, err = filepath.Abs(o.bin)
@@ -205,8 +218,8 @@ func (o *options) measureSource(ctx context.Context, shape string, size int64, m
 	}
 	if _, statErr := os.Stat(source); statErr != nil {
 		fmt.Fprintf(os.Stderr, "writing %s\n", source)
-		if shape == byteShape {
-			err = writeLarge(ctx, source, size)
+		if isLarge(shape) {
+			err = writeLarge(ctx, source, size, shape == byteShape)
 		} else {
 			err = writeTree(ctx, source, int(size), shape == flatShape)
 		}
@@ -264,7 +277,7 @@ func (o *options) measureSource(ctx context.Context, shape string, size int64, m
 		{stepRestore, 1, ours("restore", "latest", "--to", restored)},
 	}
 	for _, s := range all {
-		if s.name == stepFind && shape == byteShape {
+		if s.name == stepFind && isLarge(shape) {
 			continue
 		}
 		if err := step(s.name, s.rounds, s.argv); err != nil {

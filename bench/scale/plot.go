@@ -37,24 +37,20 @@ func (l *line) last() struct{ x, y float64 } { return l.points[len(l.points)-1] 
 
 // plotFiles draws the cost of a file against their number.
 func plotFiles(points []point) string {
-	var lines []line
-	for _, shape := range []string{treeShape, flatShape} {
-		lines = append(lines, linesOf(points, shape, shape == flatShape)...)
-	}
+	lines := append(linesOf(points, treeShape, ""), linesOf(points, flatShape, ", flat")...)
 	return plot("Processor time for a file (microseconds) by the number of files: dashed, all in one directory", treeShape, lines)
 }
 
 // plotBytes draws the cost of a gigabyte against their number.
 func plotBytes(points []point) string {
-	return plot("Processor time for a gigabyte (seconds) by the size of the source", byteShape, linesOf(points, byteShape, false))
+	lines := append(linesOf(points, byteShape, ""), linesOf(points, textShape, ", text")...)
+	return plot("Processor time for a gigabyte (seconds) by the size of the source: dashed, of text", byteShape, lines)
 }
 
-func linesOf(points []point, shape string, dashed bool) (lines []line) {
+// linesOf are the steps of a shape; with a suffix to their names dashed.
+func linesOf(points []point, shape, suffix string) (lines []line) {
 	for _, step := range steps {
-		l := line{name: step, step: step, dashed: dashed}
-		if dashed {
-			l.name += ", flat"
-		}
+		l := line{name: step + suffix, step: step, dashed: suffix != ""}
 		for _, n := range sizesOf(points, shape) {
 			if p, ok := find(points, shape, n, step); ok && colours[step] != "" {
 				l.points = append(l.points, struct{ x, y float64 }{float64(n), unitCost(p)})

@@ -17,7 +17,7 @@ const (
 // table renders all points, and what became of the targets.
 func table(points []point) string {
 	var b strings.Builder
-	for _, shape := range []string{treeShape, flatShape, byteShape} {
+	for _, shape := range []string{treeShape, flatShape, byteShape, textShape} {
 		sizes := sizesOf(points, shape)
 		if len(sizes) == 0 {
 			continue
@@ -55,7 +55,7 @@ func title(shape string) string {
 	case flatShape:
 		return "Files, all in one directory: processor time for a file, wall time, peak memory"
 	}
-	return "Large files: processor time for a gigabyte, wall time, peak memory"
+	return map[string]string{byteShape: "Large files", textShape: "Large files of text"}[shape] + ": processor time for a gigabyte, wall time, peak memory"
 }
 
 func sizesOf(points []point, shape string) (sizes []int64) {
@@ -80,7 +80,7 @@ func find(points []point, shape string, size int64, step string) (point, bool) {
 // count renders the size of a source.
 func count(n int64, shape string) string {
 	switch {
-	case shape == byteShape:
+	case isLarge(shape):
 		return fmt.Sprintf("%d GB", n/gigabyte)
 	case n >= 1_000_000 && n%1_000_000 == 0:
 		return fmt.Sprintf("%d million", n/1_000_000)
@@ -93,14 +93,14 @@ func count(n int64, shape string) string {
 // unitCost is the processor time for a file, in microseconds, or for a gigabyte, in
 // seconds.
 func unitCost(p point) float64 {
-	if p.Shape == byteShape {
+	if isLarge(p.Shape) {
 		return p.CPUSeconds / (float64(p.Size) / gigabyte)
 	}
 	return p.CPUSeconds / float64(p.Size) * 1e6
 }
 
 func perUnit(p point) string {
-	if p.Shape == byteShape {
+	if isLarge(p.Shape) {
 		return fmt.Sprintf("%.2f s", unitCost(p))
 	}
 	return fmt.Sprintf("%.1f µs", unitCost(p))

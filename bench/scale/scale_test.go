@@ -69,11 +69,11 @@ func TestLargeSources(t *testing.T) {
 	for _, size := range []int64{1, pieceBytes - 1, pieceBytes, pieceBytes + 1, 5*pieceBytes + 7} {
 		var a, b, other bytes.Buffer
 		for seed, w := range map[uint64]io.Writer{1: &a, 2: &other} {
-			if err := writeLargeFile(t.Context(), w, seed, size); err != nil {
+			if err := writeLargeFile(t.Context(), w, seed, size, true); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := writeLargeFile(t.Context(), &b, 1, size); err != nil {
+		if err := writeLargeFile(t.Context(), &b, 1, size, true); err != nil {
 			t.Fatal(err)
 		}
 		if int64(a.Len()) != size || !bytes.Equal(a.Bytes(), b.Bytes()) || size > 8 && bytes.Equal(a.Bytes(), other.Bytes()) {
@@ -81,7 +81,7 @@ func TestLargeSources(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	if err := writeLarge(t.Context(), dir, 3_000_000); err != nil {
+	if err := writeLarge(t.Context(), dir, 3_000_000, true); err != nil {
 		t.Fatal(err)
 	}
 	if got := files(t, dir); len(got) != 1 || len(got["large-0000.bin"]) != 3_000_000 {

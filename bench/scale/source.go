@@ -102,9 +102,9 @@ func writeTree(ctx context.Context, root string, n int, flat bool) error {
 // numbers come in another order, each once.
 const scatter = 2_654_435_761
 
-// writeLarge writes total bytes to root, in files of 256 MiB: in turn 64 KiB of
-// noise, and 64 KiB of text that compresses, none of them twice.
-func writeLarge(ctx context.Context, root string, total int64) error {
+// writeLarge writes total bytes to root, in files of 256 MiB, of text that compresses, or
+// in turn 64 KiB of noise and 64 KiB of text; none of them twice.
+func writeLarge(ctx context.Context, root string, total int64, noise bool) error {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return fmt.Errorf("write the source: %w", err)
 	}
@@ -123,7 +123,7 @@ func writeLarge(ctx context.Context, root string, total int64) error {
 				}
 			}()
 			w := bufio.NewWriterSize(f, 1<<20)
-			if err := writeLargeFile(ctx, w, uint64(i), size); err != nil {
+			if err := writeLargeFile(ctx, w, uint64(i), size, noise); err != nil {
 				return fmt.Errorf("write the source: %w", err)
 			}
 			return w.Flush()
@@ -132,7 +132,7 @@ func writeLarge(ctx context.Context, root string, total int64) error {
 	return g.Wait()
 }
 
-func writeLargeFile(ctx context.Context, w io.Writer, seed uint64, size int64) error {
+func writeLargeFile(ctx context.Context, w io.Writer, seed uint64, size int64, half bool) error {
 	var key [32]byte
 	binary.LittleEndian.PutUint64(key[:], seed)
 	noise := rand.NewChaCha8(key)
@@ -141,7 +141,7 @@ func writeLargeFile(ctx context.Context, w io.Writer, seed uint64, size int64) e
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if buf = buf[:pieceBytes]; piece%2 == 0 {
+		if buf = buf[:pieceBytes]; half && piece%2 == 0 {
 			noise.Read(buf)
 		} else {
 			buf = appendText(buf[:0], seed<<32|piece, pieceBytes)
