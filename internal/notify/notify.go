@@ -16,7 +16,7 @@
 // Files: notify.go (the API), decide.go (which message), text.go (its words),
 // state.go (what was told when), deliver.go (side by side, in time), http.go (the one
 // HTTP client), retry.go, and the channels: mail.go, localmail.go, telegram.go,
-// webhook.go, services.go, heartbeat.go.
+// inbox.go (what people write to it), webhook.go, services.go, heartbeat.go.
 package notify
 
 import (
