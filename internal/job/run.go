@@ -37,7 +37,8 @@ var ErrReported = errors.New("see above")
 // told is in what it returns.
 type Notifier interface {
 	Started(ctx context.Context, run *journal.Run) []journal.Told
-	// Ended is given the runs before, the newest first.
+	// Ended is given all other runs, the newest first. The run may be among them: then
+	// only those behind it were before it.
 	Ended(ctx context.Context, run *journal.Run, before []journal.Run) []journal.Told
 }
 
@@ -100,6 +101,12 @@ func (r *Runner) Do(ctx context.Context, run *journal.Run, work func(ctx context
 	r.Ending(true)
 	defer r.Ending(false)
 	run.Status = journal.Running
+	if r.Runs != nil && r.Notify != nil {
+		// Before the lock, which may be that of the one that crashed.
+		if err := TellCrashed(ctx, r.Runs, run.Config, r.Notify, r.Log); err != nil {
+			r.Log.Warn("runs that crashed are not told of", "error", err.Error())
+		}
+	}
 	lock, err := r.lock(ctx, run)
 	if err != nil {
 		// The lock is another's, and so is the state of the last run.
@@ -120,6 +127,63 @@ func (r *Runner) Do(ctx context.Context, run *journal.Run, work func(ctx context
 	}
 	r.close(context.WithoutCancel(ctx), run, err, true)
 	return err
+}
+
+// crashedLock is held by whoever tells of runs that crashed.
+const crashedLock = "crashed.lock"
+
+// TellCrashed tells of runs of a configuration that crashed, if nobody was told yet, and
+// records that it has. Of those of one command only the newest is told, and none that has
+// a newer run, which told how things stand. If nobody could be told, the next one tries.
+func TellCrashed(ctx context.Context, runs *journal.Runs, config string, n Notifier, log *slog.Logger) error {
+	if _, lost, err := runs.Lost(); err != nil || len(lost) == 0 {
+		return err
+	}
+	if err := runs.MakeLocks(); err != nil {
+		return err
+	}
+	lock, err := durable.TryLock(runs.LockPath(crashedLock))
+	if errors.Is(err, durable.ErrLocked) {
+		return nil // somebody is at it
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	all, lost, err := runs.Lost()
+	if err != nil {
+		return err
+	}
+	newer := make(map[string]bool) // commands that have one
+	for _, run := range all {
+		if run.Config != config {
+			continue
+		}
+		if lost[run.ID] {
+			failed := false
+			if !newer[run.Command] {
+				told := n.Ended(ctx, &run, all)
+				failed = len(told) > 0
+				for _, t := range told {
+					if failed = failed && t.Error != ""; t.Error != "" {
+						log.Warn("could not tell of a run that crashed", "run", run.ID, "channel", t.Channel, "error", t.Error)
+					}
+				}
+				run.Told = append(run.Told, told...)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if !failed {
+				log.Warn("a run has crashed", "run", run.ID, "command", run.Command)
+				if err := runs.Put(&run); err != nil {
+					return err
+				}
+			}
+		}
+		newer[run.Command] = true
+	}
+	return nil
 }
 
 // lock takes the run's lock; nil: it has none.

@@ -289,25 +289,33 @@ func parseRuns(data []byte) (runs []Run, lines [][]byte) {
 // List returns the runs, the newest first. One that said that it started, and
 // holds its lock no longer, is Crashed.
 func (r *Runs) List() ([]Run, error) {
+	runs, _, err := r.Lost()
+	return runs, err
+}
+
+// Lost is List, and the IDs of those that crashed and whose record does not say so yet:
+// nobody was told of them.
+func (r *Runs) Lost() (runs []Run, lost map[string]bool, err error) {
 	data, err := os.ReadFile(r.file())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the record of runs: %w", err)
+		return nil, nil, fmt.Errorf("read the record of runs: %w", err)
 	}
-	runs, _ := parseRuns(data)
+	runs, _ = parseRuns(data)
 	slices.Reverse(runs)
+	lost = make(map[string]bool)
 	held := make(map[string]bool) // locks that a newer run has
 	for i := range runs {
 		run := &runs[i]
 		if run.Status == Running && (held[run.Lock] || !r.held(run.Lock)) {
-			run.Status = Crashed
+			run.Status, lost[run.ID] = Crashed, true
 			run.Error = "the run ended without a word: it was killed, or the machine went down"
 		}
 		held[run.Lock] = run.Lock != ""
 	}
-	return runs, nil
+	return runs, lost, nil
 }
 
 // held says whether somebody has a lock.
