@@ -23,7 +23,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
@@ -77,7 +76,7 @@ type Options struct {
 	Note, Warn func(line string)
 }
 
-// A reader is a bot at work. All of it belongs to one goroutine, says apart.
+// A reader is a bot at work. What can change belongs to one goroutine.
 type reader struct {
 	Options
 	inbox *notify.Inbox
@@ -87,7 +86,6 @@ type reader struct {
 	pause   time.Duration // after the next try that fails
 	trouble bool          // was told of
 	mute    bool          // that the memory cannot be written was told of
-	saying  sync.WaitGroup
 }
 
 // Run answers until ctx ends. It returns early with an error if the settings are wrong or
@@ -104,7 +102,8 @@ func Run(ctx context.Context, o Options) error {
 	if len(r.talk.chats) == 0 {
 		return errors.New("no chat is given by its number, so nobody could be answered")
 	}
-	defer r.saying.Wait()
+	ctx, cancel := context.WithCancel(ctx) // ends what is still said of runs that ended
+	defer cancel()
 	named := false
 	for ctx.Err() == nil {
 		if !named {
@@ -219,7 +218,7 @@ func (r *reader) record(event string, l notify.Letter, a answer) {
 // start queues what was confirmed.
 func (r *reader) start(ctx context.Context, l notify.Letter, a answer) []string {
 	err := r.Start(a.start, func(how string) {
-		r.saying.Go(func() { r.say(ctx, l.Chat, []string{fmt.Sprintf("%s: %s %s.", r.Host, a.start, how)}) })
+		go r.say(ctx, l.Chat, []string{fmt.Sprintf("%s: %s %s.", r.Host, a.start, how)})
 	})
 	if err != nil {
 		a.why = err.Error()

@@ -85,7 +85,6 @@ func (c *Config) Email() (SMTP, error) {
 type Telegram struct {
 	Token        SecretString
 	Chats        []string // numbers, or @names of channels
-	Commands     bool     // what is written to the bot is answered
 	Server       string
 	AllowPrivate bool
 	Telling      Telling
@@ -98,12 +97,14 @@ func (c *Config) Telegram() (Telegram, error) {
 		Token: get(&r, c.Value("TELEGRAM", "api_token"), Value.Secret),
 		Chats: append(get(&r, c.Value("TELEGRAM", "chats"), Value.List),
 			get(&r, c.Value("USERS", "interacted_users"), Value.List)...),
-		Commands:     get(&r, c.Value("TELEGRAM", "commands"), Value.Bool),
 		Server:       get(&r, c.Value("TELEGRAM", "server_url"), Value.Text),
 		AllowPrivate: get(&r, c.Value("TELEGRAM", "allow_private"), Value.Bool),
 		Telling:      c.telling(&r, "TELEGRAM"),
 	}, r.err
 }
+
+// TelegramCommands tells whether the daemon answers what is written to the bot.
+func (c *Config) TelegramCommands() (bool, error) { return c.Value("TELEGRAM", "commands").Bool() }
 
 // Webhook is an address that is called; used if URL is set.
 type Webhook struct {

@@ -246,6 +246,9 @@ func (n *Notifier) Digest(ctx context.Context, history []journal.Run) []journal.
 // DigestDue says whether Digest has something to do: to send one, or to note from when on
 // the first counts. It is cheap.
 func (n *Notifier) DigestDue() bool {
+	if !slices.ContainsFunc(n.o.Channels, func(c Channel) bool { return c.Digest != Never }) {
+		return false
+	}
 	now := n.o.Now()
 	st := n.state.read()
 	return slices.ContainsFunc(n.o.Channels, func(c Channel) bool {
