@@ -28,7 +28,7 @@ var groups = [][]string{
 	{"files", "dbdump", "inventory", "legacy"},
 	{"restore", "verify", "journal"},
 	{"notify", "metrics", "trace"},
-	{"job"},
+	{"job", "bot"},
 	{"web"},
 	{"daemon"},
 }

@@ -55,6 +55,7 @@ type app struct {
 	joinTailnet                  bool
 	tailnetKey                   string
 	limitFlags                   limitFlags
+	receivers                    []string   // of mail about this run
 	filter                       job.Filter // of commands with filterFlags
 
 	pacer  limit.Pacer

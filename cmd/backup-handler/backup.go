@@ -38,6 +38,8 @@ type backupFlags struct {
 	retain                                                      parsed[int]
 	wait                                                        *parsed[time.Duration]
 	caches, oneFS, encrypt, allowEmpty, dryRun                  bool
+	receivers                                                   []string
+	notifications                                               bool
 }
 
 func (a *app) backupCommand() *cobra.Command {
@@ -87,6 +89,9 @@ interrupted`,
 	f.retain = parsed[int]{kind: "number", parse: parseCount}
 	f.wait = waitFlag(c)
 	fl.Var(&f.retain, "retain", "afterwards keep only the newest N snapshots of this host and these sources, and what other rules keep (as [RETENTION] max_count)")
+	fl.StringArrayVar(&f.receivers, "receiver", nil, "mail this address about this run, too, from the account of [EMAIL] or [SMTP] (repeat)")
+	fl.BoolVar(&f.notifications, "notifications", false, "of BackupHandler 2.5: an error if there is no Telegram bot")
+	fl.MarkHidden("notifications")
 	fl.BoolVar(&f.allowEmpty, "allow-empty", false, "accept a source without any entry")
 	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be backed up; write nothing")
 	return c
@@ -102,6 +107,9 @@ type backupPlan struct {
 
 func (a *app) backup(ctx context.Context, f *backupFlags) error {
 	if err := a.load(); err != nil {
+		return err
+	}
+	if err := a.toldBy(f.notifications, f.receivers); err != nil {
 		return err
 	}
 	var p backupPlan

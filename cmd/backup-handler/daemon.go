@@ -70,7 +70,7 @@ func (a *app) daemon(cmd *cobra.Command, backupArgs []string) error {
 	if err := a.load(); err != nil {
 		return err
 	}
-	if err := checkBackupArgs(backupArgs); err != nil {
+	if err := a.checkBackupArgs(backupArgs); err != nil {
 		return err
 	}
 	state, err := a.scheduleState()
@@ -84,6 +84,11 @@ func (a *app) daemon(cmd *cobra.Command, backupArgs []string) error {
 	flags := a.flagsForJobs(cmd.Flags())
 	stdout, stderr := outputFile(a.stdout), outputFile(a.stderr)
 	notify, watchdog := daemon.Notifier(a.env, os.Getpid())
+	desk, err := a.newDesk(state)
+	if err != nil {
+		return err
+	}
+	defer desk.close()
 	first := a.cfg // as load has read it
 	var latest atomic.Pointer[config.Config]
 	latest.Store(a.cfg)
@@ -101,9 +106,11 @@ func (a *app) daemon(cmd *cobra.Command, backupArgs []string) error {
 			plan, err := a.plan(cfg)
 			if err == nil {
 				latest.Store(cfg)
+				desk.adopt(cfg)
 			}
 			return plan, err
 		},
+		Requests: desk.requests, Idle: desk.idle,
 		Start: daemon.Program{
 			Path: program, Env: os.Environ(), Stdout: stdout, Stderr: stderr, State: state,
 			Args: func(j daemon.Job) []string {
@@ -200,7 +207,7 @@ func (a *app) flagsForJobs(fl *pflag.FlagSet) []string {
 }
 
 // checkBackupArgs says at once what each backup would say.
-func checkBackupArgs(args []string) error {
+func (a *app) checkBackupArgs(args []string) error {
 	root := newApp(func(string) (string, bool) { return "", false }, nil, io.Discard, io.Discard).rootCommand()
 	c, rest, err := root.Find(append([]string{"backup"}, args...))
 	if err == nil {
@@ -212,6 +219,19 @@ func checkBackupArgs(args []string) error {
 	if err != nil {
 		return usageError("see 'backup-handler backup --help'", "what stands after -- is for backups: %v", err)
 	}
+	// A loaded configuration is needed to judge these.
+	notifications, err := c.Flags().GetBool("notifications")
+	if err != nil {
+		return err
+	}
+	receivers, err := c.Flags().GetStringArray("receiver")
+	if err != nil {
+		return err
+	}
+	if err := a.toldBy(notifications, receivers); err != nil {
+		return err
+	}
+	a.receivers = nil // the daemon itself mails nobody about a run
 	return nil
 }
 

@@ -238,8 +238,10 @@ var drillVariables = []string{"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"
 const minSecret = 4
 
 // redactor takes every secret that this program knows out of a text.
-func (a *app) redactor() func(string) string {
-	secrets := a.cfg.Secrets()
+func (a *app) redactor() func(string) string { return a.redactorOf(a.cfg) }
+
+func (a *app) redactorOf(cfg *config.Config) func(string) string {
+	secrets := cfg.Secrets()
 	if p, _ := a.env(job.PassphraseEnv); p != "" {
 		secrets = append(secrets, config.NewSecretString(p))
 	}

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/notify"
 )
@@ -59,14 +61,24 @@ Exit codes: 0 listed · 1 usage or configuration`,
 }
 
 // notifier makes one of the configuration, which is loaded.
-func (a *app) notifier() (*notify.Notifier, error) {
-	limit, err := a.cfg.TellingLimit()
+func (a *app) notifier() (*notify.Notifier, error) { return a.notifierOf(a.cfg) }
+
+func (a *app) notifierOf(cfg *config.Config) (*notify.Notifier, error) {
+	limit, err := cfg.TellingLimit()
 	if err != nil {
 		return nil, job.Fail(job.ExitUsage, err, "")
 	}
-	o := notify.Options{Host: hostName(), Program: "backup-handler " + version, Limit: limit, Redact: a.redactor(), Now: time.Now}
-	o.Channels, o.Heartbeat = job.Channels(a.cfg)
-	if o.StateDir, err = a.cfg.StateDir(); err != nil { // load has said so
+	o := notify.Options{Host: hostName(), Program: "backup-handler " + version, Limit: limit, Redact: a.redactorOf(cfg), Now: time.Now}
+	o.Channels, o.Heartbeat = job.Channels(cfg)
+	if len(a.receivers) > 0 {
+		switch c, err := job.Receivers(cfg, a.receivers); {
+		case err != nil:
+			a.warn("--receiver: nobody is mailed: %v", err)
+		case c != nil:
+			o.Channels = append(o.Channels, *c)
+		}
+	}
+	if o.StateDir, err = cfg.StateDir(); err != nil { // load has said so
 		o.StateDir = ""
 	}
 	n, err := notify.New(o)
@@ -204,4 +216,22 @@ func (a *app) completeChannels(_ *cobra.Command, args []string, _ string) ([]str
 		names = append(names, "heartbeat")
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// addressForm is what BackupHandler 2.5 took for a mail address.
+var addressForm = regexp.MustCompile(`^[^@\s,<>]+@[^@\s,<>]+\.[^@\s,<>.]+$`)
+
+// toldBy checks the flags about who is told of a backup, and lets its receivers be told.
+func (a *app) toldBy(notifications bool, receivers []string) error {
+	for _, r := range receivers {
+		if !addressForm.MatchString(r) {
+			return usageError("", "--receiver %q is not a mail address", r)
+		}
+	}
+	if notifications && !a.cfg.IsSet("TELEGRAM", "api_token") {
+		return usageError("set [TELEGRAM] api_token and chats, in the configuration or in bot_config.ini beside it, or drop the flag: whoever the configuration names is told without it",
+			"--notifications: there is no Telegram bot")
+	}
+	a.receivers = receivers
+	return nil
 }

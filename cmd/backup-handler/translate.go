@@ -30,10 +30,7 @@ type legacyFlag struct {
 const many = -1
 
 func legacyFlags() []legacyFlag {
-	const (
-		inv  = "this version takes no inventory of the machine"
-		tell = "who is told of a run is in the configuration ([SMTP], [TELEGRAM], [NOTIFY], see docs/notifications.md), and needs no flag; drop it"
-	)
+	const inv = "this version takes no inventory of the machine"
 	return []legacyFlag{
 		{name: "version"}, {name: "status"}, {name: "show-setup"}, {name: "verify"}, {name: "restore"}, {name: "scheduled"}, {name: "help"},
 		{name: "config", words: 1}, {name: "profile", words: 1},
@@ -42,11 +39,11 @@ func legacyFlags() []legacyFlag {
 		{name: "encrypt"}, {name: "dedup"}, {name: "dry-run"}, {name: "retain", words: 1},
 		{name: "tailscale"}, {name: "tailscale-authkey", words: 1},
 		{name: "from-dir", words: 1}, {name: "to-dir", words: 1}, {name: "restore-timestamp", words: 1},
+		{name: "notifications"}, {name: "receiver", words: many},
 
 		{name: "compress", words: 1, lacks: "repositories are always compressed; drop the flag"},
 		{name: "snapshot", lacks: inv}, {name: "restore-snapshot", words: 1, lacks: inv},
 		{name: "snapshot-diff", words: 2, lacks: inv}, {name: "snapshot-output", words: 1, lacks: inv},
-		{name: "notifications", lacks: tell}, {name: "receiver", words: many, lacks: tell},
 		{name: "install", lacks: "this version does not set up the machine; mount the disk, and run 'backup-handler init'"},
 	}
 }
@@ -370,6 +367,13 @@ func (l *legacy) backup() ([]string, error) {
 	}
 	if l.given("retain") {
 		out = append(out, "--retain="+l.last("retain"))
+	}
+	// Whoever the configuration names is told of anything else anyway.
+	if l.given("notifications") {
+		out = append(out, "--notifications")
+	}
+	for _, address := range l.values["receiver"] {
+		out = append(out, "--receiver="+address)
 	}
 	if l.given("dry-run") {
 		out = append(out, "--dry-run")

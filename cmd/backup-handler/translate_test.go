@@ -47,6 +47,13 @@ func TestTranslate(t *testing.T) {
 		{"--operation-modes ssh s3 --ssh-servers h u@g:22 --source-dir A",
 			"backup --backup-mode=full --operation-modes=ssh,s3 --ssh-servers=h --ssh-servers=u@g:22 --source-dir=A"},
 
+		{"--notifications --receiver a@b.c d@e.f --source-dir A --backup-dirs B",
+			"backup --backup-mode=full --operation-modes=local --source-dir=A --notifications --receiver=a@b.c --receiver=d@e.f --backup-dirs=B"},
+		{"--source-dir A --receiver=a@b.c --dry-run", "backup --backup-mode=full --operation-modes=local --source-dir=A --receiver=a@b.c --dry-run"},
+		{"--scheduled --notifications --receiver a@b.c", "daemon -- --notifications --receiver=a@b.c"},
+		{"--verify --notifications --receiver a@b.c", "verify"},
+		{"--restore --from-dir S --to-dir D --notifications", "restore latest --to=D --strip-source --backup-dirs=S"},
+
 		// The rest.
 		{"--restore --from-dir u@h:/p --to-dir D", "restore latest --to=D --strip-source --backup-dirs=sftp://u@h/p"},
 		{"--restore --from-dir ssh://u@h/p --to-dir D", "restore latest --to=D --strip-source --backup-dirs=sftp://u@h/p"},
@@ -114,8 +121,8 @@ func TestTranslateRefuses(t *testing.T) {
 		{"--snapshot-output F", "--snapshot-output "},
 		{"--tailscale-authkey", "--tailscale-authkey needs a value"},
 		{"--tailscale=yes --source-dir A", "--tailscale takes no value"},
-		{"--source-dir A --notifications", "--notifications "},
-		{"--source-dir A --receiver a@b", "--receiver "},
+		{"--source-dir A --receiver", "--receiver needs a value"},
+		{"--notifications=yes --source-dir A", "--notifications takes no value"},
 		{"--install", "--install "},
 		{"--restore --from-dir b.ZIP --to-dir D", "--from-dir"},
 
@@ -156,7 +163,7 @@ func TestTranslateRefuses(t *testing.T) {
 func TestTranslatedIsUnderstood(t *testing.T) {
 	for _, in := range []string{
 		"--operation-modes local --backup-mode full --source-dir A --backup-dirs B,1 C --exclude a,b --encrypt --dry-run --config C",
-		"--status --json", "--show-setup", "--verify --backup-dirs A B", "--version",
+		"--source-dir A --notifications --receiver a@b.c d@e.f", "--status --json", "--show-setup", "--verify --backup-dirs A B", "--version",
 		"--restore --from-dir S --to-dir D --restore-timestamp 20260228_030000 --dry-run",
 	} {
 		args, err := translate(words(in))

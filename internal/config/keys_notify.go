@@ -32,6 +32,7 @@ func notifySections() []Section {
 		{Name: "TELEGRAM", Doc: "A Telegram bot; that which BackupHandler 2.5 kept in bot_config.ini is read too.", Keys: append([]Key{
 			{Name: "api_token", Type: String, Secret: true, Example: "${TELEGRAM_API_TOKEN}", Doc: "Token of the bot."},
 			{Name: "chats", Type: List, Example: "123456789", Doc: "Numbers of the chats that are told, or @names of channels, beside [USERS] interacted_users; nobody else is, whoever writes to the bot."},
+			{Name: "commands", Type: Bool, Default: "False", Doc: "The daemon answers /status, /runs, /backup and /verify in these chats, if they are private ones or groups given by number: docs/notifications.md."},
 			{Name: "server_url", Type: URL, Default: "https://api.telegram.org", Doc: "Server of the Bot API, where it is one of your own."},
 			allowPrivate,
 		}, tellingKeys(levels25)...)},
@@ -90,7 +91,7 @@ func tellingKeys(levels string) []Key {
 		{Name: "digest", Type: Enum, Default: "off", Values: []string{"off", "daily", "weekly"},
 			Doc: "One summary a day, or a week on Mondays, instead of successes."},
 		{Name: "digest_time", Type: String, Default: "08:00", Check: checkTime,
-			Doc: "Time of day from which it is due; it goes out at the end of the next run."},
+			Doc: "Time of day from which it is due; a daemon sends it then, else it goes out at the end of the next run."},
 	}
 }
 

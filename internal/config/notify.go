@@ -103,6 +103,9 @@ func (c *Config) Telegram() (Telegram, error) {
 	}, r.err
 }
 
+// TelegramCommands tells whether the daemon answers what is written to the bot.
+func (c *Config) TelegramCommands() (bool, error) { return c.Value("TELEGRAM", "commands").Bool() }
+
 // Webhook is an address that is called; used if URL is set.
 type Webhook struct {
 	URL          SecretString

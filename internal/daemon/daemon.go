@@ -4,7 +4,8 @@
 //
 // Invariants:
 //
-//   - jobs run one at a time; of each kind at most one waits;
+//   - jobs run one at a time; of each kind at most one waits, and one that somebody asked
+//     for;
 //   - each time that is due is started once, or made up for by one run with others that
 //     were missed, whatever is killed when: a job claims its time before it does
 //     anything else (see [Claim]), and what nobody has claimed is still due;
@@ -16,8 +17,10 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -42,9 +45,29 @@ const (
 type Job struct {
 	Kind schedule.Kind
 	// Due is the time by the schedule, without jitter; the newest, where several were
-	// missed.
+	// missed. Zero: somebody asked for it, and no time is claimed.
 	Due time.Time
+	// Trigger is what started it, for its record: schedule, or what the request says.
+	Trigger string
 }
+
+// A Request asks for a job that need not be due.
+type Request struct {
+	Kind    schedule.Kind
+	Trigger string
+	// Answer, with room for one, gets nil when the job waits for its turn, or why it does
+	// not: ErrBusy, ErrStops.
+	Answer chan<- error
+	// Ended is told the exit code, -1 for an end without one, and how long the job took;
+	// not called if it does not start before the daemon ends. It must not block.
+	Ended func(code int, took time.Duration)
+}
+
+// Why a request is refused.
+var (
+	ErrBusy  = errors.New("one waits or runs already")
+	ErrStops = errors.New("the daemon is about to stop")
+)
 
 // A Process is a job that was started. Its methods may be called at any time, also after
 // its end.
@@ -67,6 +90,12 @@ type Options struct {
 	Now   func() time.Time
 	// Signals are SIGHUP, to load anew, and any other to stop; a second one hurries.
 	Signals <-chan os.Signal
+	// Requests may ask for jobs; nil: nobody does.
+	Requests <-chan Request
+	// Idle is called when no job runs: at the start, after each job, and once a minute;
+	// nil: nobody wants to know. lost says that a job may have ended without a word
+	// since: at the start, or after one that did. It must not block.
+	Idle func(lost bool)
 	// Notify tells systemd; it gets lines such as READY=1.
 	Notify func(lines ...string)
 	// Watchdog is how often systemd wants to hear something; 0: never.
@@ -82,15 +111,27 @@ type daemon struct {
 	delay time.Duration
 	tasks map[schedule.Kind]*task
 
+	asked []asked // that wait
+
 	child   Process // nil: none
 	job     Job     // of child
+	request *Request
 	started time.Time
+
+	idle time.Time // when Idle was called last; zero: not since the last job
+	lost bool      // is what Idle is told next
 
 	reloads     bool // is to load anew as soon as child has claimed its time
 	stops       int  // signals to stop so far
 	interrupted bool // child was told to end
 	killAt      *time.Timer
 	status      string // as systemd knows it
+}
+
+// An asked is a request that waits.
+type asked struct {
+	Request
+	queued time.Time
 }
 
 // A task is one kind of job.
@@ -110,7 +151,7 @@ func Run(o Options) error {
 		return err
 	}
 	defer release()
-	d := &daemon{Options: o}
+	d := &daemon{Options: o, lost: true}
 	plan, err := o.Load()
 	if err != nil {
 		return err
@@ -139,6 +180,7 @@ func (d *daemon) loop() {
 			}
 			d.look(now)
 			if d.child == nil {
+				d.rest(now)
 				d.startNext(now)
 			}
 		} else if d.child == nil {
@@ -158,6 +200,8 @@ func (d *daemon) loop() {
 		case <-wake.C:
 		case code := <-done:
 			d.ended(code)
+		case r := <-d.Requests:
+			d.ask(r)
 		case sig := <-d.Signals:
 			d.signal(sig)
 		case <-kill:
@@ -165,6 +209,31 @@ func (d *daemon) loop() {
 			d.child.Kill()
 			d.killAt = nil
 		}
+	}
+}
+
+// rest calls Idle, if it is time to.
+func (d *daemon) rest(now time.Time) {
+	if d.Idle == nil || !d.idle.IsZero() && now.Sub(d.idle) < maxSleep && !now.Before(d.idle) {
+		return
+	}
+	d.Idle(d.lost)
+	d.idle, d.lost = now, false
+}
+
+// ask queues a request, unless the same would run twice in a row.
+func (d *daemon) ask(r Request) {
+	t := d.tasks[r.Kind]
+	switch {
+	case d.stops > 0:
+		r.Answer <- ErrStops
+	case d.child != nil && d.job.Kind == r.Kind, t != nil && !t.queued.IsZero(),
+		slices.ContainsFunc(d.asked, func(a asked) bool { return a.Kind == r.Kind }):
+		r.Answer <- ErrBusy
+	default:
+		d.asked = append(d.asked, asked{r, d.now()})
+		d.Note(fmt.Sprintf("%s was asked for: %s", r.Kind, r.Trigger))
+		r.Answer <- nil
 	}
 }
 
@@ -267,11 +336,15 @@ func (d *daemon) startNext(now time.Time) {
 			kind = k
 		}
 	}
+	if len(d.asked) > 0 && (kind == "" || d.asked[0].queued.Before(d.tasks[kind].queued)) {
+		d.startAsked(now)
+		return
+	}
 	if kind == "" {
 		return
 	}
 	t := d.tasks[kind]
-	job := Job{kind, t.Last}
+	job := Job{kind, t.Last, "schedule"}
 	if last := t.schedule.Last(now.Add(-d.delay)); last.After(t.Last) {
 		job.Due = last
 	} else if !t.Owed {
@@ -283,15 +356,30 @@ func (d *daemon) startNext(now time.Time) {
 		d.Warn(fmt.Sprintf("%s cannot be started, and is tried again in a minute: %v", kind, err))
 		return
 	}
-	d.child, d.job, d.started, d.interrupted = child, job, now, false
+	d.child, d.job, d.request, d.started, d.interrupted = child, job, nil, now, false
 	t.Last, t.Owed, t.queued, t.next = job.Due, false, time.Time{}, t.schedule.Next(job.Due)
 	d.Note(fmt.Sprintf("%s started, due %s", kind, job.Due.Format(timeForm)))
+}
+
+// startAsked starts the first of those that were asked for.
+func (d *daemon) startAsked(now time.Time) {
+	a := d.asked[0]
+	job := Job{Kind: a.Kind, Trigger: a.Trigger}
+	child, err := d.Start(job)
+	if err != nil {
+		d.Warn(fmt.Sprintf("%s cannot be started, and is tried again in a minute: %v", a.Kind, err))
+		return
+	}
+	d.asked = d.asked[1:]
+	d.child, d.job, d.request, d.started, d.interrupted = child, job, &a.Request, now, false
+	d.Note(fmt.Sprintf("%s started, as was asked for: %s", a.Kind, a.Trigger))
 }
 
 // ended takes note of the end of the child.
 func (d *daemon) ended(code int) {
 	kind := d.job.Kind
-	line := fmt.Sprintf("%s ended after %v, exit code %d", kind, max(d.now().Sub(d.started), 0).Round(time.Second), code)
+	took := max(d.now().Sub(d.started), 0)
+	line := fmt.Sprintf("%s ended after %v, exit code %d", kind, took.Round(time.Second), code)
 	if code == 0 {
 		d.Note(line)
 	} else {
@@ -300,10 +388,15 @@ func (d *daemon) ended(code int) {
 	// Only a run that this daemon has stopped is made up for: one that crashes would do
 	// so again and again.
 	owed := d.interrupted && (code == exitInterrupted || code < 0)
-	if err := d.State.settle(d.job, owed); err != nil {
-		d.Warn(err.Error())
+	if d.request == nil {
+		if err := d.State.settle(d.job, owed); err != nil {
+			d.Warn(err.Error())
+		}
+	} else if d.request.Ended != nil {
+		d.request.Ended(code, took)
 	}
-	d.child = nil
+	d.child, d.request = nil, nil
+	d.idle, d.lost = time.Time{}, d.lost || code < 0
 	if d.killAt != nil {
 		d.killAt.Stop()
 		d.killAt = nil
@@ -340,7 +433,7 @@ func (d *daemon) signal(sig os.Signal) {
 // claimed says whether the child, if there is one, has recorded its start: before that,
 // its time would look as if it were missed.
 func (d *daemon) claimed() bool {
-	if d.child == nil {
+	if d.child == nil || d.request != nil {
 		return true
 	}
 	f, err := d.State.read()

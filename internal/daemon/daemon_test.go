@@ -29,14 +29,16 @@ type machine struct {
 	host   string
 	offset time.Duration
 
-	signals chan os.Signal
-	over    chan struct{} // closed when the daemon is gone
-	alive   bool
-	killed  bool   // the daemon dies at its next look at the clock
-	crash   string // where it dies when it starts a job next
-	load    error  // of the next load
-	lax     bool   // m.plan is not the one that counts
-	taken   int    // jobs that found their time taken
+	signals  chan os.Signal
+	requests chan Request
+	idles    []bool        // calls of Idle, and whether something may be lost
+	over     chan struct{} // closed when the daemon is gone
+	alive    bool
+	killed   bool   // the daemon dies at its next look at the clock
+	crash    string // where it dies when it starts a job next
+	load     error  // of the next load
+	lax      bool   // m.plan is not the one that counts
+	taken    int    // jobs that found their time taken
 
 	lasts     func(Job) time.Duration // how long jobs take
 	does      func(*simulated) int    // instead, what they do; it returns an exit code
@@ -115,13 +117,15 @@ func (m *machine) now() time.Time { return time.Now().Add(m.offset).In(m.plan.Zo
 
 // boot starts the daemon.
 func (m *machine) boot() {
+	m.requests = make(chan Request)
 	m.signals, m.over, m.alive, m.killed = make(chan os.Signal), make(chan struct{}), true, false
 	m.disturbed = time.Now()
 	go func() {
 		defer close(m.over)
 		defer func() { m.alive = false }()
 		err := Run(Options{
-			State: m.state, Host: m.host, Signals: m.signals, Start: m.start,
+			State: m.state, Host: m.host, Signals: m.signals, Start: m.start, Requests: m.requests,
+			Idle: func(lost bool) { m.idles = append(m.idles, lost) },
 			Load: func() (schedule.Plan, error) { return m.plan, m.load },
 			Now: func() time.Time {
 				if m.killed {
@@ -255,6 +259,10 @@ func (m *machine) live(p *simulated, crash string) {
 // claimed checks a run that begins: its time is one of the schedule, the newest there is,
 // and has not had a run that was not interrupted.
 func (m *machine) claimed(j Job) {
+	if j.Due.IsZero() { // asked for
+		m.runs = append(m.runs, run{j, m.now(), false})
+		return
+	}
 	s := m.plan.Jobs[j.Kind]
 	if want := s.Last(m.now().Add(-m.plan.Delay(m.host))); !want.Equal(j.Due) && m.now().Sub(want) > 2*time.Minute && !m.waited() && !m.lax {
 		m.t.Errorf("%s at %v: due %v, and the newest is %v", j.Kind, m.now(), j.Due, want)
@@ -651,6 +659,101 @@ func TestIncidents(t *testing.T) {
 			})
 		})
 	}
+}
+
+// ask asks for a job; how is how it ended.
+func (m *machine) ask(k schedule.Kind, how *string) error {
+	answer := make(chan error, 1)
+	m.requests <- Request{Kind: k, Trigger: "telegram", Answer: answer, Ended: func(code int, took time.Duration) { *how = fmt.Sprint(code, " ", took) }}
+	return <-answer
+}
+
+// TestRequests: what was asked for runs when nothing else does, in its turn, and changes
+// nothing of what is due.
+func TestRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t, "UTC", "2026-03-01 02:55:00", map[schedule.Kind]string{"backup": "03:00"})
+		defer m.end()
+		m.boot()
+		var how, verified string
+		if err := m.ask("backup", &how); err != nil {
+			t.Fatal(err)
+		}
+		m.pass(time.Second)
+		if err := m.ask("backup", &how); !errors.Is(err, ErrBusy) {
+			t.Errorf("while one runs: %v", err)
+		}
+		// A verification, which no schedule has, waits; and 03:00 waits behind it.
+		if err := m.ask("verify", &verified); err != nil {
+			t.Error(err)
+		}
+		if err := m.ask("verify", &verified); !errors.Is(err, ErrBusy) {
+			t.Errorf("while one waits: %v", err)
+		}
+		m.pass(6 * time.Minute)
+		if how != "" || len(m.runs) != 1 || m.runs[0].Trigger != "telegram" {
+			t.Errorf("ended %q, runs %+v", how, m.runs)
+		}
+		m.pass(time.Hour)
+		m.wantRuns("backup 01 02:55; verify 01 03:05; backup 01 03:15; ")
+		if how != "0 10m1s" || verified != "0 10m1s" || m.runs[2].Trigger != "schedule" {
+			t.Errorf("ended %q, %q; runs %+v", how, verified, m.runs)
+		}
+		if slices.Contains(m.idles[1:], true) || !m.idles[0] || len(m.idles) < 30 {
+			t.Errorf("idle %v", m.idles)
+		}
+
+		// The daemon stops: the run is interrupted, and not owed.
+		if err := m.ask("backup", &how); err != nil {
+			t.Fatal(err)
+		}
+		m.pass(time.Minute)
+		m.signal(syscall.SIGTERM)
+		if err := m.ask("verify", &verified); !errors.Is(err, ErrStops) {
+			t.Errorf("while it stops: %v", err)
+		}
+		<-m.over
+		if !strings.HasPrefix(how, "130 ") {
+			t.Errorf("ended %q", how)
+		}
+		m.boot()
+		m.pass(time.Hour)
+		if n := len(m.runs); n != 4 {
+			t.Errorf("%d runs", n)
+		}
+
+		// It cannot be started at once; then it crashes, which Idle is told.
+		m.crash = "fail"
+		if err := m.ask("backup", &how); err != nil {
+			t.Fatal(err)
+		}
+		m.pass(3 * time.Minute)
+		m.idles = nil
+		for _, p := range m.jobs {
+			p.Kill()
+		}
+		synctest.Wait()
+		if len(m.runs) != 5 || !strings.HasPrefix(how, "-1 ") || len(m.idles) != 1 || !m.idles[0] {
+			t.Errorf("runs %+v, ended %q, idle %v", m.runs, how, m.idles)
+		}
+
+		// The daemon is killed: its job goes on, and the next daemon's waits for it.
+		if err := m.ask("backup", &how); err != nil {
+			t.Fatal(err)
+		}
+		m.pass(time.Minute)
+		m.kill(false)
+		m.boot()
+		if err := m.ask("verify", &verified); err != nil {
+			t.Fatal(err)
+		}
+		begun := m.runs[5].at
+		m.pass(time.Hour)
+		if len(m.runs) != 7 || m.runs[6].Kind != "verify" || m.runs[6].at.Sub(begun) < 10*time.Minute {
+			t.Errorf("runs %+v", m.runs)
+		}
+		m.stop()
+	})
 }
 
 // TestWallClock: what is due depends on the clock on the wall, not on the time since the

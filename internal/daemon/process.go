@@ -39,7 +39,7 @@ func (p Program) Start(j Job) (Process, error) {
 			c.Env = append(c.Env, v)
 		}
 	}
-	c.Env = append(c.Env, TriggerEnv+"=schedule", ClaimEnv+"="+p.State.Env(j))
+	c.Env = append(c.Env, TriggerEnv+"="+j.Trigger, ClaimEnv+"="+p.State.Env(j))
 	// Files, not pipes: who inherits them from the job does not keep us waiting.
 	c.Stdout, c.Stderr = p.Stdout, p.Stderr
 	c.SysProcAttr = ownGroup()

@@ -24,7 +24,7 @@ func TestProgram(t *testing.T) {
 			Env: []string{"PATH=" + os.Getenv("PATH"), "NOTIFY_SOCKET=/x", TriggerEnv + "=cli", "KEPT=yes"}, Stdout: out, Stderr: out, State: s,
 		}
 	}
-	job := Job{"backup", time.Date(2026, 1, 1, 2, 30, 0, 0, time.UTC)}
+	job := Job{"backup", time.Date(2026, 1, 1, 2, 30, 0, 0, time.UTC), "schedule"}
 	run := func(text string, do func(Process)) int {
 		p, err := script(text).Start(job)
 		if err != nil {

@@ -233,9 +233,16 @@ func (s *State) settle(j Job, owed bool) error {
 // claim.
 const ClaimEnv = "BACKUP_HANDLER_DUE"
 
+// noTime stands in ClaimEnv where a job was asked for.
+const noTime = "-"
+
 // Env is ClaimEnv's value for a job.
 func (s *State) Env(j Job) string {
-	return string(j.Kind) + " " + j.Due.UTC().Format(time.RFC3339Nano) + " " + s.id + " " + s.dir
+	due := noTime
+	if !j.Due.IsZero() {
+		due = j.Due.UTC().Format(time.RFC3339Nano)
+	}
+	return string(j.Kind) + " " + due + " " + s.id + " " + s.dir
 }
 
 // ErrTaken says that the time has been claimed before: there is nothing to do.
@@ -243,7 +250,8 @@ var ErrTaken = errors.New("this time of the schedule was run already")
 
 // Claim is what the process of a job does first, with the value of ClaimEnv: it waits
 // until the job before it has ended, which may have outlived the daemon that started it, and
-// records that its time is started. Until release, or its end, no other job begins.
+// records that its time is started. Until release, or its end, no other job begins. A job
+// that was asked for only waits.
 //
 // If the daemon is killed before the claim, the next daemon finds the time unclaimed, and
 // of the two processes the second finds it taken. ErrTaken and ctx's error mean that the
@@ -254,14 +262,19 @@ func Claim(ctx context.Context, env string) (release func(), err error) {
 	if len(words) != 4 {
 		return nil, fmt.Errorf("$%s is not understood", ClaimEnv)
 	}
-	due, err := time.Parse(time.RFC3339Nano, words[1])
-	if err != nil {
-		return nil, fmt.Errorf("$%s: %w", ClaimEnv, err)
+	var due time.Time
+	if words[1] != noTime {
+		if due, err = time.Parse(time.RFC3339Nano, words[1]); err != nil {
+			return nil, fmt.Errorf("$%s: %w", ClaimEnv, err)
+		}
 	}
 	kind, s := schedule.Kind(words[0]), &State{dir: words[3], id: words[2]}
 	lock, err := waitLock(ctx, s.lock("job"), busyPoll, 0)
 	if err != nil {
 		return nil, err
+	}
+	if due.IsZero() {
+		return func() { lock.Unlock() }, nil
 	}
 	err = s.update(func(f *stateFile) error {
 		e := f.Jobs[kind]

@@ -38,7 +38,7 @@ func TestClaim(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			release, err := Claim(t.Context(), s.Env(Job{schedule.Backup, due}))
+			release, err := Claim(t.Context(), s.Env(Job{schedule.Backup, due, "schedule"}))
 			switch {
 			case err == nil:
 				ran.Add(1)
@@ -54,15 +54,15 @@ func TestClaim(t *testing.T) {
 	if ran.Load() != 1 || taken.Load() != 7 {
 		t.Errorf("%d ran, %d found it taken", ran.Load(), taken.Load())
 	}
-	if _, err := Claim(t.Context(), s.Env(Job{schedule.Backup, due.Add(-time.Hour)})); !errors.Is(err, ErrTaken) {
+	if _, err := Claim(t.Context(), s.Env(Job{schedule.Backup, due.Add(-time.Hour), "schedule"})); !errors.Is(err, ErrTaken) {
 		t.Errorf("an earlier time: %v", err)
 	}
-	if release, err := Claim(t.Context(), s.Env(Job{schedule.Verify, due})); err != nil {
+	if release, err := Claim(t.Context(), s.Env(Job{schedule.Verify, due, "schedule"})); err != nil {
 		t.Errorf("another kind: %v", err)
 	} else {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := Claim(ctx, s.Env(Job{schedule.Drill, due})); !errors.Is(err, context.Canceled) {
+		if _, err := Claim(ctx, s.Env(Job{schedule.Drill, due, "schedule"})); !errors.Is(err, context.Canceled) {
 			t.Errorf("while another job runs: %v", err)
 		}
 		release()
@@ -85,10 +85,10 @@ func TestClaimCannotBeWritten(t *testing.T) {
 	if err := os.Mkdir(s.file(), 0o700); err != nil { // a directory is in its place
 		t.Fatal(err)
 	}
-	if _, err := Claim(t.Context(), s.Env(Job{schedule.Backup, due})); err == nil || errors.Is(err, ErrTaken) {
+	if _, err := Claim(t.Context(), s.Env(Job{schedule.Backup, due, "schedule"})); err == nil || errors.Is(err, ErrTaken) {
 		t.Errorf("error %v", err)
 	}
-	if _, err := Claim(t.Context(), OpenState(filepath.Join(s.dir, "missing"), "/c").Env(Job{schedule.Backup, due})); err == nil {
+	if _, err := Claim(t.Context(), OpenState(filepath.Join(s.dir, "missing"), "/c").Env(Job{schedule.Backup, due, "schedule"})); err == nil {
 		t.Error("no error without a state directory")
 	}
 }
@@ -132,7 +132,7 @@ func TestUpcoming(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("missed", due, false)
-	if _, err := Claim(t.Context(), s.Env(Job{schedule.Backup, due})); err != nil {
+	if _, err := Claim(t.Context(), s.Env(Job{schedule.Backup, due, "schedule"})); err != nil {
 		t.Fatal(err)
 	}
 	want("claimed", due.AddDate(0, 0, 1), false)
@@ -140,7 +140,7 @@ func TestUpcoming(t *testing.T) {
 	if f, err := claimer.read(); err != nil || f.Config != "/c" {
 		t.Errorf("the configuration is %q, %v", f.Config, err)
 	}
-	if err := s.settle(Job{schedule.Backup, due}, true); err != nil {
+	if err := s.settle(Job{schedule.Backup, due, "schedule"}, true); err != nil {
 		t.Fatal(err)
 	}
 	want("interrupted", due.AddDate(0, 0, 1), true)

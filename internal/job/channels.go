@@ -1,7 +1,9 @@
 package job
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,6 +65,59 @@ func Channels(c *config.Config) ([]notify.Channel, *notify.Heartbeat) {
 	}
 }
 
+// Bot is the Telegram bot whose chats may give commands; nil: [TELEGRAM] does not say so.
+func Bot(c *config.Config) (*notify.Telegram, error) {
+	// The token is read only if it is needed: its variable may not be set.
+	if yes, err := c.TelegramCommands(); err != nil || !yes {
+		return nil, err
+	}
+	if !c.IsSet("TELEGRAM", "api_token") {
+		return nil, errors.New("[TELEGRAM] commands = True needs api_token")
+	}
+	t, err := c.Telegram()
+	if err != nil {
+		return nil, err
+	}
+	b := &notify.Telegram{Token: t.Token.Reveal(), Chats: t.Chats, Server: t.Server, AllowPrivate: t.AllowPrivate}
+	if len(b.Numbers()) == 0 {
+		return nil, errors.New("[TELEGRAM] commands = True needs the number of a chat in chats")
+	}
+	return b, nil
+}
+
+// Receivers are mail addresses of one run, as a channel: from the account of [EMAIL],
+// which BackupHandler 2.5 used, or else [SMTP]. Who is mailed from it anyway is left out;
+// nil: nobody is left.
+func Receivers(c *config.Config, addresses []string) (*notify.Channel, error) {
+	var s config.SMTP
+	var err error
+	switch {
+	case c.IsSet("EMAIL", "sender_email"):
+		s, err = c.Email()
+	case c.IsSet("SMTP", "host"):
+		s, err = c.SMTP()
+	default:
+		return nil, errors.New("there is no account to mail from: set [EMAIL] sender_email and app_password, or [SMTP]")
+	}
+	if err != nil {
+		return nil, err
+	}
+	known := s.To
+	s.To = nil
+	for _, a := range addresses {
+		if !slices.Contains(known, a) && !slices.Contains(s.To, a) {
+			s.To = append(s.To, a)
+		}
+	}
+	if len(s.To) == 0 {
+		return nil, nil
+	}
+	ch := channel("--receiver", s.Telling, nil)
+	// For this run: there is nothing to be quiet about, and no digest.
+	ch.Sender, ch.Repeat, ch.Digest = mailSender(s), 0, notify.Never
+	return &ch, ch.Check()
+}
+
 // channelName is the word of a named section, or the section's own name.
 func channelName(section string) string {
 	if _, word, ok := strings.Cut(section, " "); ok {
@@ -109,6 +164,9 @@ func CheckChannels(c *config.Config) (errs []error) {
 			errs = append(errs, fmt.Errorf("channel %s: two channels are called so", ch.Name))
 		}
 		seen[ch.Name] = true
+	}
+	if _, err := Bot(c); err != nil && !slices.ContainsFunc(channels, func(ch notify.Channel) bool { return ch.Name == "telegram" && ch.Check() != nil }) {
+		errs = append(errs, fmt.Errorf("channel telegram: %w", err))
 	}
 	if heartbeat != nil {
 		if err := heartbeat.Check(); err != nil {

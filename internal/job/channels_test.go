@@ -119,3 +119,63 @@ func TestChannelsWithoutTheirVariables(t *testing.T) {
 		t.Errorf("channels that are not set up: %+v %+v", channels, heartbeat)
 	}
 }
+
+func TestBot(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"", ""},
+		{"api_token = ${UNSET}\nchats = 1\n", ""},
+		{"api_token = ${T}\nchats = 1\ncommands = no\n", ""},
+		{"api_token = ${T}\nchats = 1, @x_channel, -100\ncommands = yes\n", "bot"},
+		{"chats = 1\ncommands = True\n", "needs api_token"},
+		{"api_token = ${UNSET}\nchats = 1\ncommands = True\n", "UNSET is not set"},
+		{"api_token = ${T}\nchats = @x_channel\ncommands = True\n", "needs the number of a chat"},
+	} {
+		cfg, _, _ := channelsOf(t, "[TELEGRAM]\n"+c.text, map[string]string{"T": "1:abc"})
+		b, err := Bot(cfg)
+		switch {
+		case c.want == "bot":
+			if err != nil || b == nil || !slices.Equal(b.Numbers(), []int64{1, -100}) || b.Number() != "1" {
+				t.Errorf("%q: %+v, %v", c.text, b, err)
+			}
+		case b != nil || (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want):
+			t.Errorf("%q: %+v, %v", c.text, b, err)
+		}
+		if errs := CheckChannels(cfg); c.want != "" && c.want != "bot" && len(errs) != 1 {
+			t.Errorf("%q: check %v", c.text, errs)
+		}
+	}
+}
+
+func TestReceivers(t *testing.T) {
+	const smtp = "[SMTP]\nhost = m.example\nuser = s@example.org\nto_addrs = a@example.org\non = failure\nrepeat = 1h\ndigest = daily\n"
+	const email = "[EMAIL]\nsender_email = e@example.org\napp_password = ${P}\n[NOTIFICATIONS]\nreceiver_emails = c@example.org\n"
+	all := []string{"a@example.org", "b@example.org", "c@example.org", "b@example.org"}
+	for _, c := range []struct{ text, host, to, problem string }{
+		{"", "", "", "no account"},
+		{"[NOTIFICATIONS]\nreceiver_emails = c@example.org\n", "", "", "no account"},
+		{smtp, "m.example", "b@example.org c@example.org", ""},
+		{email, "smtp.gmail.com", "a@example.org b@example.org", ""},
+		{smtp + email, "smtp.gmail.com", "a@example.org b@example.org", ""}, // as 2.5
+		{strings.ReplaceAll(smtp+email, "${P}", "${UNSET}"), "", "", "UNSET"},
+	} {
+		cfg, _, _ := channelsOf(t, c.text, map[string]string{"P": "secret"})
+		ch, err := Receivers(cfg, all)
+		if c.problem != "" {
+			if err == nil || !strings.Contains(err.Error(), c.problem) {
+				t.Errorf("%q: %v", c.text, err)
+			}
+			continue
+		}
+		if err != nil || ch == nil {
+			t.Errorf("%q: %v", c.text, err)
+			continue
+		}
+		m := ch.Sender.(*notify.Mail)
+		if m.Host != c.host || strings.Join(m.To, " ") != c.to || ch.Repeat != 0 || ch.Digest != notify.Never || (c.host == "m.example") != (len(ch.On) == 1) {
+			t.Errorf("%q: %+v, %+v", c.text, ch, m)
+		}
+		if ch, err := Receivers(cfg, m.To[:0]); ch != nil || err != nil {
+			t.Errorf("nobody: %+v, %v", ch, err)
+		}
+	}
+}

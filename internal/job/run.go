@@ -40,7 +40,8 @@ var ErrReported = errors.New("see above")
 // told is in what it returns.
 type Notifier interface {
 	Started(ctx context.Context, run *journal.Run) []journal.Told
-	// Ended is given the runs before, the newest first.
+	// Ended is given all other runs, the newest first. The run may be among them: then
+	// only those behind it were before it.
 	Ended(ctx context.Context, run *journal.Run, before []journal.Run) []journal.Told
 }
 
@@ -121,7 +122,11 @@ func (r *Runner) Do(ctx context.Context, run *journal.Run, work func(ctx context
 	}
 	if lock != nil {
 		defer lock.Unlock()
-		r.tellCrashes(context.WithoutCancel(ctx), run.Lock)
+		if r.Notify != nil {
+			if err := TellCrashes(context.WithoutCancel(ctx), r.Runs, run.Config, run.Lock, r.Notify, r.Log); err != nil {
+				r.Warn(err.Error())
+			}
+		}
 		r.put(run)
 	}
 	r.sentinel(run)
@@ -136,31 +141,62 @@ func (r *Runner) Do(ctx context.Context, run *journal.Run, work func(ctx context
 	return err
 }
 
-// tellCrashes tells of runs that ended without a word, as they could not do so
-// themselves, and records that they did. Of several of one lock, which nobody was there
-// to tell of, the newest is told.
-func (r *Runner) tellCrashes(ctx context.Context, mine string) {
-	if r.Notify == nil {
-		return // the next run that has somebody to tell
+// crashedLock is held by whoever tells of runs that crashed.
+const crashedLock = "crashed.lock"
+
+// TellCrashes tells of runs of a configuration that ended without a word, as they could
+// not do so themselves, and records that it has. Of those of one command only the newest
+// is told, and none that a newer run has followed, which told how things stand. If nobody
+// could be told, the next one tries. mine is the name of a lock that the caller has; "":
+// none.
+func TellCrashes(ctx context.Context, runs *journal.Runs, config, mine string, n Notifier, log *slog.Logger) error {
+	if err := runs.MakeLocks(); err != nil {
+		return err
 	}
-	crashes, err := r.Runs.Crashes(mine)
+	lock, err := durable.TryLock(runs.LockPath(crashedLock))
+	if errors.Is(err, durable.ErrLocked) {
+		return nil // somebody is at it
+	}
 	if err != nil {
-		r.Warn(err.Error())
-		return
+		return err
 	}
-	newest := make(map[string]bool) // by lock
-	told := make([]bool, len(crashes))
-	for i := range crashes {
-		told[i], newest[crashes[i].Run.Lock] = !newest[crashes[i].Run.Lock], true
+	defer lock.Unlock()
+	all, crashed, err := runs.Crashes(mine)
+	if err != nil {
+		return err
 	}
-	for i := len(crashes) - 1; i >= 0; i-- {
-		c := &crashes[i]
-		r.Log.Warn("an earlier run ended without a word", "command", c.Run.Command, "run", c.Run.ID)
-		if told[i] {
-			c.Run.Told = append(c.Run.Told, r.Notify.Ended(ctx, &c.Run, c.Before)...)
+	newer := make(map[string]bool) // commands that have one
+	for i := range all {
+		run := all[i]
+		if run.Config != config {
+			continue
 		}
-		r.put(&c.Run)
+		if crashed[run.ID] {
+			failed := false
+			if !newer[run.Command] {
+				told := n.Ended(ctx, &run, all)
+				failed = len(told) > 0
+				for _, t := range told {
+					if failed = failed && t.Error != ""; t.Error != "" {
+						log.Warn("could not tell of a run that crashed", "run", run.ID, "channel", t.Channel, "error", t.Error)
+					}
+				}
+				run.Told = append(run.Told, told...)
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if !failed {
+				log.Warn("a run has crashed", "run", run.ID, "command", run.Command)
+				if err := runs.Put(&run); err != nil {
+					return err
+				}
+			}
+		}
+		// One that was refused for it has told of nothing else.
+		newer[run.Command] = newer[run.Command] || run.Lock != ""
 	}
+	return nil
 }
 
 // lock takes the run's lock; nil: it has none.

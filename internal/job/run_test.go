@@ -74,7 +74,7 @@ func (b *runBench) Ended(ctx context.Context, run *journal.Run, before []journal
 		b.t.Error("nobody can be told any more")
 	}
 	b.ended, b.before = append(b.ended, *run), append(b.before, before)
-	return []journal.Told{{Channel: "mail", Error: "no"}}
+	return []journal.Told{{Channel: "mail", Error: "no"}, {Channel: "chat"}}
 }
 
 // run makes one, and returns its record as it was kept.
@@ -133,7 +133,7 @@ func TestRun(t *testing.T) {
 	if d := cmp.Diff("pre_backup pre_backup pre_backup retention backup post_backup post_backup post_backup on_success", strings.Join(stages, " ")); d != "" {
 		t.Error(d)
 	}
-	if d := cmp.Diff([]journal.Told{{Channel: "start"}, {Channel: "mail", Error: "no"}}, run.Told); d != "" {
+	if d := cmp.Diff([]journal.Told{{Channel: "start"}, {Channel: "mail", Error: "no"}, {Channel: "chat"}}, run.Told); d != "" {
 		t.Error(d)
 	}
 	if len(b.started) != 1 || b.started[0].Status != journal.Running || len(b.before[0]) != 0 {
@@ -347,7 +347,8 @@ func TestRunAlone(t *testing.T) {
 	}
 }
 
-// Runs that were killed are told of by the next one, once.
+// Runs that were killed are told of by the next one, once: the newest of each command, if
+// none has followed.
 func TestRunTellsCrashes(t *testing.T) {
 	b := newRunBench(t)
 	if err := b.r.Runs.MakeLocks(); err != nil {
@@ -381,7 +382,7 @@ func TestRunTellsCrashes(t *testing.T) {
 	for i, r := range b.ended {
 		told = append(told, fmt.Sprintf("%s %s %d after %d", r.ID, r.Status, r.Exit, len(b.before[i])))
 	}
-	if d := cmp.Diff("2 crashed -1 after 1, 3 crashed -1 after 2, 6 success 0 after 5, 6 success 0 after 5", strings.Join(told, ", ")); d != "" {
+	if d := cmp.Diff("3 crashed -1 after 5, 6 success 0 after 5, 6 success 0 after 5", strings.Join(told, ", ")); d != "" {
 		t.Error(d)
 	}
 	data, err := os.ReadFile(b.path("state", "Logs", "runs.jsonl"))

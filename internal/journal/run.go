@@ -312,18 +312,24 @@ func lineID(line []byte) string {
 	return string(id)
 }
 
-// List returns the runs, the newest first. One that said that it started, and
-// holds its lock no longer, is Crashed.
-func (r *Runs) List() ([]Run, error) {
+// read returns the runs as they are recorded, the newest first.
+func (r *Runs) read() ([]Run, error) {
 	data, err := os.ReadFile(r.file())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read the record of runs: %w", err)
 	}
 	runs, _ := parseRuns(data)
 	slices.Reverse(runs)
+	return runs, nil
+}
+
+// List returns the runs, the newest first. One that said that it started, and
+// holds its lock no longer, is Crashed.
+func (r *Runs) List() ([]Run, error) {
+	runs, err := r.read()
+	if err != nil {
+		return nil, err
+	}
 	held := make(map[string]bool) // locks that a newer run has
 	for i := range runs {
 		run := &runs[i]
@@ -342,14 +348,13 @@ func (run *Run) crash() {
 	run.Error = "the run ended without a word: it was killed, or the machine went down"
 }
 
-// Crashes returns the runs that began and never ended, the newest first, and that
-// nobody has recorded as [Crashed] yet, each with the runs before it. mine is the name
-// of a lock that the caller has. Unlike what List says, a run that ends just now is
-// never among them.
-func (r *Runs) Crashes(mine string) ([]Crash, error) {
-	data, err := os.ReadFile(r.file())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read the record of runs: %w", err)
+// Crashes returns the runs, the newest first, and the IDs of those that began and never
+// ended, and that nobody has recorded as [Crashed] yet. mine is the name of a lock that
+// the caller has. Unlike what List says, a run that ends just now is never among them.
+func (r *Runs) Crashes(mine string) (runs []Run, crashed map[string]bool, err error) {
+	runs, err = r.read()
+	if err != nil {
+		return nil, nil, err
 	}
 	locks := make(map[string]*durable.Lock) // of runs that began; nil: another has it
 	defer func() {
@@ -359,42 +364,28 @@ func (r *Runs) Crashes(mine string) ([]Crash, error) {
 			}
 		}
 	}()
-	runs, _ := parseRuns(data)
-	none := true
-	for _, run := range runs {
-		name := run.Lock
-		if run.Status != Running || name == "" || name != filepath.Base(name) {
+	for i := range runs {
+		name := runs[i].Lock
+		if runs[i].Status != Running || name == "" || name == mine || name != filepath.Base(name) {
 			continue
 		}
-		none = false
-		if _, tried := locks[name]; !tried && name != mine {
+		if _, tried := locks[name]; !tried {
 			locks[name], _ = durable.TryLock(r.LockPath(name))
 		}
 	}
-	if none {
-		return nil, nil
-	}
 	// A run holds its lock until its record says how it ended: of those whose locks are
 	// ours now, the record is final.
-	if data, err = os.ReadFile(r.file()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("read the record of runs: %w", err)
+	if runs, err = r.read(); err != nil {
+		return nil, nil, err
 	}
-	runs, _ = parseRuns(data)
-	slices.Reverse(runs)
-	var crashes []Crash
+	crashed = make(map[string]bool)
 	for i := range runs {
 		if run := &runs[i]; run.Status == Running && run.Lock != "" && (run.Lock == mine || locks[run.Lock] != nil) {
 			run.crash()
-			crashes = append(crashes, Crash{*run, runs[i+1:]})
+			crashed[run.ID] = true
 		}
 	}
-	return crashes, nil
-}
-
-// A Crash is a run that never ended, and the runs before it, the newest first.
-type Crash struct {
-	Run    Run
-	Before []Run
+	return runs, crashed, nil
 }
 
 // held says whether somebody has a lock.

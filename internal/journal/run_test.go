@@ -74,6 +74,27 @@ func TestRuns(t *testing.T) {
 	}
 	status(Crashed, Crashed, Success)
 
+	// A crash that is recorded is not lost any more.
+	wantLost := func(want ...string) {
+		t.Helper()
+		all, lost, err := r.Crashes("")
+		if err != nil || len(all) != 3 || len(lost) != len(want) {
+			t.Fatalf("%v, %v, %v", all, lost, err)
+		}
+		for _, id := range want {
+			if !lost[id] {
+				t.Errorf("%s is not among %v", id, lost)
+			}
+		}
+	}
+	wantLost("2-b", "3-c")
+	crashed := status(Crashed, Crashed, Success)[1]
+	if err := r.Put(&crashed); err != nil {
+		t.Fatal(err)
+	}
+	wantLost("3-c")
+	status(Crashed, Crashed, Success)
+
 	for id, want := range map[string]string{"latest": "3-c", "2": "2-b", "b": "2-b", "1-a": "1-a"} {
 		if run, err := FindRun(runs, id); err != nil || run.ID != want {
 			t.Errorf("%s: %v %v", id, run, err)

@@ -19,8 +19,12 @@ type story struct {
 	lastGood time.Time // start of the last good run before; zero: none is known
 }
 
-// newStory compares a run with those before it, the newest first.
+// newStory compares a run with those before it, the newest first. If the run is among
+// them, those in front of it came later.
 func newStory(run *journal.Run, history []journal.Run) *story {
+	if i := slices.IndexFunc(history, func(r journal.Run) bool { return r.ID == run.ID }); i >= 0 {
+		history = history[i+1:]
+	}
 	var before []journal.Run
 	for _, r := range history {
 		if r.Command == run.Command && r.Config == run.Config && r.Status.Over() && !r.DryRun && r.ID != run.ID {
@@ -173,13 +177,12 @@ func boundary(c *Channel, now time.Time) time.Time {
 	return at
 }
 
-// withRun is the history with a run, which is the newest.
+// withRun is the history with a run: in its place, or else it is the newest.
 func withRun(run *journal.Run, history []journal.Run) []journal.Run {
-	all := []journal.Run{*run}
-	for _, r := range history {
-		if r.ID != run.ID {
-			all = append(all, r)
-		}
+	if i := slices.IndexFunc(history, func(r journal.Run) bool { return r.ID == run.ID }); i >= 0 {
+		all := slices.Clone(history)
+		all[i] = *run
+		return all
 	}
-	return all
+	return append([]journal.Run{*run}, history...)
 }

@@ -16,7 +16,7 @@
 // Files: notify.go (the API), decide.go (which message), text.go (its words),
 // state.go (what was told when), deliver.go (side by side, in time), http.go (the one
 // HTTP client), retry.go, and the channels: mail.go, localmail.go, telegram.go,
-// webhook.go, services.go, heartbeat.go.
+// inbox.go (what people write to it), webhook.go, services.go, heartbeat.go.
 package notify
 
 import (
@@ -198,7 +198,7 @@ func (n *Notifier) Started(ctx context.Context, run *journal.Run) []journal.Told
 }
 
 // Ended tells what became of a run: to each channel what its levels, the history
-// (the newest run first; the run itself may be among them) and what it heard already
+// (the newest run first; the run itself may be among them, those in front of it are later) and what it heard already
 // call for. What a channel could not be told is reported by the others. It takes
 // Options.Limit at most, returns what became of each message, and nothing for
 // channels that had nothing to hear. ctx must not be the one whose end has ended
@@ -241,6 +241,20 @@ func (n *Notifier) Digest(ctx context.Context, history []journal.Run) []journal.
 		out = append(out, d)
 	}
 	return n.tell(ctx, out, st, now)
+}
+
+// DigestDue says whether Digest has something to do: to send one, or to note from when on
+// the first counts. It is cheap.
+func (n *Notifier) DigestDue() bool {
+	if !slices.ContainsFunc(n.o.Channels, func(c Channel) bool { return c.Digest != Never }) {
+		return false
+	}
+	now := n.o.Now()
+	st := n.state.read()
+	return slices.ContainsFunc(n.o.Channels, func(c Channel) bool {
+		last := st.channel(c.Name).Digest
+		return c.Digest != Never && (last.Before(boundary(&c, now)) || last.After(now))
+	})
 }
 
 // addDigest adds a channel's digest to a delivery, if it is due.

@@ -315,8 +315,17 @@ func TestDigests(t *testing.T) {
 
 	// Without a run, a program that goes on sends it, and says that nothing ran.
 	before := len(d.srv.got())
+	if d.n.DigestDue() {
+		t.Error("a digest is due right after one")
+	}
 	d.now = d.now.Add(48 * time.Hour)
+	if !d.n.DigestDue() {
+		t.Error("no digest is due after two days")
+	}
 	d.n.Digest(t.Context(), d.history)
+	if d.n.DigestDue() {
+		t.Error("a digest is due right after one without a run")
+	}
 	d.want("without a run", d.events(before), "a digest")
 	d.n.Digest(t.Context(), d.history)
 	d.want("only once", d.events(before), "a digest")
@@ -333,6 +342,58 @@ func TestDigests(t *testing.T) {
 	d.fail("a", false)
 	d.want("up", d.run(journal.Success), "a digest")
 	d.want("told", d.run(journal.Success))
+}
+
+// TestFirstDigest: a channel that is new begins with the period that is going on, which
+// is noted once; a clock that was put back begins anew.
+func TestFirstDigest(t *testing.T) {
+	d := newDesk(t, Channel{Name: "a", On: []Level{Failure}, Digest: Daily, DigestHour: 8}, Channel{Name: "b", On: []Level{Failure}})
+	if !d.n.DigestDue() {
+		t.Error("nobody would note when it begins")
+	}
+	d.n.Digest(t.Context(), nil)
+	if d.want("the first", d.events(0)); d.n.DigestDue() {
+		t.Error("still to be noted")
+	}
+	d.now = d.now.Add(24 * time.Hour)
+	d.n.Digest(t.Context(), nil)
+	d.want("a day later", d.events(0), "a digest")
+	d.now = d.now.Add(-72 * time.Hour)
+	if !d.n.DigestDue() {
+		t.Error("the clock was put back, and nobody notes it")
+	}
+	d.n.Digest(t.Context(), nil)
+	if d.want("put back", d.events(0), "a digest"); d.n.DigestDue() {
+		t.Error("due for days")
+	}
+}
+
+// TestCrashedLater: a run that crashed is told when others came after it, with its own
+// history, and a digest has all of them.
+func TestCrashedLater(t *testing.T) {
+	d := newDesk(t, Channel{Name: "a", On: []Level{Failure, Recovered}, Digest: Daily, DigestHour: 8})
+	d.n.Digest(t.Context(), nil) // begins
+	d.run(journal.Success)
+	crashed := testRun("x", journal.Crashed)
+	crashed.Start = d.now.Add(time.Minute)
+	d.history = append([]journal.Run{*crashed}, d.history...)
+	d.run(journal.Failed)
+	before := len(d.srv.got())
+	d.now = d.now.Add(24 * time.Hour)
+	d.want("crashed", d.ended(crashed), "a digest", "a failure")
+	for _, c := range d.srv.got()[before:] {
+		switch doc := document(t, c.body); c.header.Get("X-Backup-Handler-Event") {
+		case "failure":
+			if doc["in_row"] != 1.0 {
+				t.Errorf("in a row: %v", doc["in_row"])
+			}
+		case "digest":
+			if doc["subject"] != "web1: 3 runs, 2 failed" {
+				t.Errorf("digest %v", doc["subject"])
+			}
+		}
+	}
+	d.want("once more", d.ended(crashed))
 }
 
 // The state outlives the program, and whatever becomes of it, a failure is told.

@@ -16,7 +16,7 @@ import (
 )
 
 // A Telegram is a bot and the chats it tells. It never reads what people write to
-// the bot: nobody becomes a receiver but by the configuration.
+// the bot, which [Inbox] does: nobody becomes a receiver but by the configuration.
 type Telegram struct {
 	Token        string
 	Chats        []string // numbers, or @names of channels
@@ -80,8 +80,7 @@ func (t *Telegram) send(ctx context.Context, e *env, m *message) error {
 		return err
 	}
 	defer c.CloseIdleConnections()
-	b, err := bot.New(t.Token, bot.WithSkipGetMe(), bot.WithServerURL(p.url), bot.WithHTTPClient(0, boundedClient{c}),
-		bot.WithErrorsHandler(func(error) {}))
+	b, err := t.bot(c)
 	if err != nil {
 		return err
 	}
@@ -95,6 +94,12 @@ func (t *Telegram) send(ctx context.Context, e *env, m *message) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// bot makes one that sends.
+func (t *Telegram) bot(c *http.Client) (*bot.Bot, error) {
+	return bot.New(t.Token, bot.WithSkipGetMe(), bot.WithServerURL(t.endpoint().url), bot.WithHTTPClient(0, boundedClient{c}),
+		bot.WithErrorsHandler(func(error) {}))
 }
 
 // sendTo makes one try. There is no parse mode: a text is a text.
