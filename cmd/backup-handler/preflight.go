@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
 	"github.com/SP1R4/BackupHandler/v3/internal/preflight"
@@ -138,6 +140,13 @@ func (a *app) preflightOptions(b *job.BackupOptions) (*job.PreflightOptions, err
 	o := &job.PreflightOptions{
 		Config: a.cfg, Settings: settings, Sources: b.Sources, Destinations: b.Destinations, Host: b.Host, AllowEmpty: b.AllowEmpty,
 		Known: b.Known, Now: b.Now, Built: built(),
+	}
+	hooks, err := a.cfg.Hooks()
+	if err != nil {
+		return nil, err
+	}
+	o.Hooked = func(source string) bool {
+		return hooks.PreBackup != "" || slices.ContainsFunc(hooks.Sources, func(s config.SourceHooks) bool { return s.Path == source && s.PreBackup != "" })
 	}
 	if dir, err := a.cfg.StateDir(); err == nil {
 		o.StateDir, o.Runs = dir, journal.OpenRuns(dir)

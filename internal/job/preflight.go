@@ -31,8 +31,10 @@ type PreflightOptions struct {
 	Sources, Destinations []string
 	Host                  string
 	AllowEmpty            bool
-	StateDir              string // "" for none
-	Known                 Known
+	// Hooked says of a source that a hook runs before its backup; nil: none does.
+	Hooked   func(source string) bool
+	StateDir string // "" for none
+	Known    Known
 	// Runs are the records of earlier runs; nil: there are none.
 	Runs *journal.Runs
 
@@ -92,7 +94,7 @@ func Preflight(ctx context.Context, a *Access, o PreflightOptions) *preflight.Re
 		had = 0 // of which of them is not known
 	}
 	for _, s := range sources {
-		rep.Add(p.machine.Source(ctx, s, preflight.SourceOptions{AllowEmpty: o.AllowEmpty, Had: had})...)
+		rep.Add(p.machine.Source(ctx, s, preflight.SourceOptions{AllowEmpty: o.AllowEmpty, Had: had, Hooked: o.Hooked != nil && o.Hooked(s)})...)
 	}
 	forecast := preflight.NewForecast(h.stored)
 	for _, l := range looks {

@@ -69,6 +69,11 @@ func TestSource(t *testing.T) {
 	source("empty", SourceOptions{}).check(t, Refused, "empty")
 	source("empty", SourceOptions{Had: 7}).check(t, Refused, "empty", "7 files")
 	source("empty", SourceOptions{Had: 7, AllowEmpty: true}).check(t, OK, "empty", "--allow-empty")
+	source("none", SourceOptions{Hooked: true}).check(t, Skipped, "does not exist before the hook runs")
+	source("empty", SourceOptions{Hooked: true}).check(t, Skipped, "it is empty before the hook runs")
+	source("empty", SourceOptions{Hooked: true, AllowEmpty: true}).check(t, OK, "empty", "--allow-empty")
+	source("full/file/below", SourceOptions{Hooked: true}).check(t, Refused)
+	source("full", SourceOptions{Hooked: true}).check(t, OK)
 }
 
 func TestWritable(t *testing.T) {

@@ -15,6 +15,18 @@ type SourceOptions struct {
 	AllowEmpty bool
 	// Had is the number of files that the last backup of it had; 0: none, or not known.
 	Had int64
+	// Hooked says that a hook comes before the backup, which may put there what is
+	// missing: a snapshot of a file system. The backup itself refuses what then still is.
+	Hooked bool
+}
+
+// afterHook is the result for what a hook may put right.
+func (o *SourceOptions) afterHook(r Result) Result {
+	if o.Hooked {
+		r.State, r.Hint = Skipped, ""
+		r.Text += " before the hook runs"
+	}
+	return r
 }
 
 // Source checks that a source is there, what should be mounted is, it can be read, and
@@ -34,7 +46,7 @@ func source(path string, o SourceOptions) Result {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		r.Text, r.Hint = "it does not exist", "is its file system mounted? Correct the path, or take it out of the sources"
-		return r
+		return o.afterHook(r)
 	case err != nil:
 		r.Text, r.Hint = plain(err).Error(), "is its disk well, and may this user see it?"
 		return r
@@ -64,6 +76,7 @@ func source(path string, o SourceOptions) Result {
 	if o.AllowEmpty {
 		r.State, r.Hint = OK, ""
 		r.Text += ", as --allow-empty allows"
+		return r
 	}
-	return r
+	return o.afterHook(r)
 }
