@@ -146,27 +146,36 @@ func (w *Writer) copyPack(ctx context.Context, src *Repository, id ID, offsets m
 	// Also after an error: what is in it may be what others rely on.
 	defer func() { err = errors.Join(err, batch.Flush()) }()
 	sibling := w.r.Sibling(src)
-	offset := uint32(len(packMagic))
 	left := maps.Clone(offsets)
+	var blocks []*Block
+	var refs []*blockRef
+	offset := uint32(len(packMagic))
 	for i := range t.blocks {
 		ref := &t.blocks[i]
-		at := offset
-		offset += ref.stored
-		if _, wanted := offsets[at]; !wanted {
-			continue
+		if _, ok := offsets[offset]; ok {
+			delete(left, offset)
+			refs = append(refs, ref)
+			blocks = append(blocks, &Block{Pack: id, Offset: offset, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed, Session: t.key != dataKey})
 		}
-		delete(left, at)
-		b := &Block{Pack: id, Offset: at, Stored: ref.stored, Raw: ref.raw, Nonce: ref.nonce, Compressed: ref.compressed, Session: t.key != dataKey}
-		some, err := choose(ref, wanted)
+		offset += ref.stored
+	}
+	run := sealedRun{r: src, blocks: blocks}
+	defer run.close()
+	for i, b := range blocks {
+		some, err := choose(refs[i], wanted)
+		var sealed []byte
+		if err == nil {
+			sealed, err = run.next(ctx)
+		}
 		moved := false
 		if err == nil && sibling && some == nil && !b.Session {
-			moved, err = w.copyBlock(ctx, src, t.kind, b, ref, wanted != nil)
+			moved, err = w.copyBlock(ctx, src, t.kind, b, refs[i], sealed, wanted != nil)
 		}
 		if err == nil && !moved {
-			err = w.addBlock(ctx, src, batch, b, ref, some)
+			err = w.addBlock(ctx, src, batch, b, refs[i], sealed, some)
 		}
 		if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMissing) {
-			damaged(place{id, at}, err)
+			damaged(place{id, b.Offset}, err)
 			continue
 		}
 		if err != nil {
@@ -227,20 +236,60 @@ func (r *Repository) indexedTable(ctx context.Context, pack ID, size int64, dama
 	return nil, damage
 }
 
-// copyBlock moves a sealed block as it is. With whole, it is left alone, and false
-// returned, if one of its chunks is stored already: it would be stored twice.
-func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *Block, ref *blockRef, whole bool) (bool, error) {
-	rc, err := src.backend.Get(ctx, packName(b.Pack), int64(b.Offset), int64(b.Stored))
-	if err != nil {
-		return false, src.blockError(b, err)
+// A sealedRun reads blocks of a pack as they are stored, one after the other, those that
+// follow each other with one request.
+type sealedRun struct {
+	r      *Repository
+	blocks []*Block      // in the order of their offsets; those that are not read yet
+	rc     io.ReadCloser // at the first of them; nil: no request is open
+}
+
+// next reads the next block; nil: there is no such thing, it may be in the repair data.
+// The error is ErrMissing, or whatever keeps the storage from being read.
+func (s *sealedRun) next(ctx context.Context) ([]byte, error) {
+	b := s.blocks[0]
+	if s.rc == nil {
+		end := b.Offset + b.Stored
+		for _, next := range s.blocks[1:] {
+			if next.Offset != end {
+				break
+			}
+			end += next.Stored
+		}
+		rc, err := s.r.backend.Get(ctx, packName(b.Pack), int64(b.Offset), int64(end-b.Offset))
+		if err != nil {
+			s.blocks = s.blocks[1:]
+			return nil, s.r.blockError(b, err)
+		}
+		s.rc = rc
 	}
 	sealed := make([]byte, b.Stored)
-	_, err = io.ReadFull(rc, sealed)
-	rc.Close()
-	if err == nil {
-		_, err = src.keys.Data.Open(nil, seal.Nonce(b.Nonce), sealed, nil)
+	_, err := io.ReadFull(s.rc, sealed)
+	s.blocks = s.blocks[1:]
+	if err != nil || len(s.blocks) == 0 || s.blocks[0].Offset != b.Offset+b.Stored {
+		s.close()
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF || errors.Is(err, seal.ErrCorrupt) {
+	if errors.Is(err, io.ErrUnexpectedEOF) || err == io.EOF {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, s.r.blockError(b, err)
+	}
+	return sealed, nil
+}
+
+func (s *sealedRun) close() {
+	if s.rc != nil {
+		s.rc.Close()
+		s.rc = nil
+	}
+}
+
+// copyBlock moves a sealed block as it is. With whole, it is left alone, and false
+// returned, if one of its chunks is stored already: it would be stored twice.
+func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *Block, ref *blockRef, sealed []byte, whole bool) (bool, error) {
+	_, err := src.keys.Data.Open(nil, seal.Nonce(b.Nonce), sealed, nil)
+	if errors.Is(err, seal.ErrCorrupt) {
 		err = ErrCorrupt
 		if mended, ok := src.mendSealed(ctx, b); ok {
 			if _, merr := src.keys.Data.Open(nil, seal.Nonce(b.Nonce), mended, nil); merr == nil {
@@ -279,8 +328,11 @@ func (w *Writer) copyBlock(ctx context.Context, src *Repository, kind Kind, b *B
 
 // addBlock adds some chunks, nil: all, of a block of a repository with other keys, or
 // of which not all are wanted.
-func (w *Writer) addBlock(ctx context.Context, src *Repository, batch *Batch, b *Block, ref *blockRef, some map[ID]struct{}) error {
-	plain, err := src.ReadBlock(ctx, b, nil)
+func (w *Writer) addBlock(ctx context.Context, src *Repository, batch *Batch, b *Block, ref *blockRef, sealed []byte, some map[ID]struct{}) error {
+	plain, err := src.openBlock(ctx, b, sealed, nil)
+	if errors.Is(err, ErrCorrupt) {
+		plain, err = src.ReadBlock(ctx, b, nil) // which has repair data
+	}
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
@@ -15,12 +16,12 @@ import (
 // counted counts requests for packs.
 type counted struct {
 	storage.Backend
-	requests *int
+	requests *atomic.Int64
 }
 
 func (c counted) Get(ctx context.Context, name string, off, length int64) (io.ReadCloser, error) {
 	if strings.HasPrefix(name, "packs/") {
-		*c.requests++
+		c.requests.Add(1)
 	}
 	return c.Backend.Get(ctx, name, off, length)
 }
@@ -69,10 +70,10 @@ func TestReadBlocks(t *testing.T) {
 		}
 		want[b] = plain
 	}
-	requests := 0
+	var requests atomic.Int64
 	r = withBackend(r, counted{m, &requests})
 	read := func(ctx context.Context, blocks []*Block) (errs []error) {
-		requests = 0
+		requests.Store(0)
 		r.ReadBlocks(ctx, blocks, nil, func(plain []byte, err error) []byte {
 			b := blocks[len(errs)]
 			if err == nil && !bytes.Equal(plain, want[b]) {
@@ -90,7 +91,7 @@ func TestReadBlocks(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		blocks   []*Block
-		requests int
+		requests int64
 	}{
 		{"none", nil, 0},
 		{"one", all[2:3], 1},
@@ -99,8 +100,8 @@ func TestReadBlocks(t *testing.T) {
 		{"every second", []*Block{all[0], all[2], all[4]}, 3},
 	} {
 		errs := read(t.Context(), c.blocks)
-		if len(errs) != len(c.blocks) || errors.Join(errs...) != nil || requests != c.requests {
-			t.Errorf("%s: %v for %d blocks, %d requests", c.name, errs, len(c.blocks), requests)
+		if len(errs) != len(c.blocks) || errors.Join(errs...) != nil || requests.Load() != c.requests {
+			t.Errorf("%s: %v for %d blocks, %d requests", c.name, errs, len(c.blocks), requests.Load())
 		}
 	}
 

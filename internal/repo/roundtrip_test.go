@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/chunk"
@@ -326,6 +327,38 @@ func copySnapshot(ctx context.Context, dst, src *Repository, id ID, s source) er
 		return err
 	}
 	return w.Commit(id, s.body())
+}
+
+// TestCopyRequests: a pack that is copied whole takes two requests for its table, and one
+// for its blocks.
+func TestCopyRequests(t *testing.T) {
+	for _, sibling := range []bool{true, false} {
+		from := newStore(t)
+		src, _ := openIn(t, from, "")
+		s := source{}
+		for i := range uint64(600) {
+			s.data = append(s.data, randomBytes(i, 16<<10), text(1000+i, 16<<10))
+		}
+		id, _ := mustBackup(t, src, s)
+		var requests atomic.Int64
+		src, _ = openIn(t, from, "")
+		src = withBackend(src, counted{from, &requests})
+		to := storage.NewMemory()
+		o := InitOptions{}
+		if sibling {
+			o.Sibling = src
+		}
+		initIn(t, to, o)
+		dst, _ := openIn(t, to, "")
+		if err := copySnapshot(t.Context(), dst, src, id, s); err != nil {
+			t.Fatal(err)
+		}
+		packs := int64(len(objects(t, from, "packs")))
+		if n := requests.Load(); n == 0 || n > 3*packs {
+			t.Errorf("sibling=%t: %d requests for %d packs", sibling, n, packs)
+		}
+		wantReadable(t, to, id)
+	}
 }
 
 func TestCopyErrors(t *testing.T) {
