@@ -120,6 +120,7 @@ type forgetReport struct {
 
 type groupReport struct {
 	Host      string           `json:"host"`
+	Kind      tree.Kind        `json:"kind,omitempty"`
 	Sources   []tree.Path      `json:"sources"`
 	Decisions []decisionReport `json:"snapshots"` // newest first
 	Notes     []string         `json:"notes,omitempty"`
@@ -227,7 +228,7 @@ func (a *app) forgotten(rep *forgetReport, res *job.Forgetting) {
 	}
 	rep.Forgotten = append(rep.Forgotten, res.Forgotten...)
 	for _, g := range res.Groups {
-		gr := groupReport{Host: g.Host, Sources: g.Sources, Notes: g.Notes}
+		gr := groupReport{Host: g.Host, Kind: g.Kind, Sources: g.Sources, Notes: g.Notes}
 		for _, x := range g.Decisions {
 			gr.Decisions = append(gr.Decisions, decisionReport{x.Snapshot.ID, x.Snapshot.Time, x.Snapshot.Tags, x.Keep, x.Reasons})
 		}
@@ -354,8 +355,9 @@ func (a *app) retainIn(ctx context.Context, acc *job.Access, snap *tree.Snapshot
 		rep.Groups = append(rep.Groups, groupReport{Notes: []string{"the key is a write-only one: old snapshots are left to a host that can list them"}})
 		return rep
 	}
+	group := snap.Group()
 	res, err := d.Forget(ctx, job.ForgetOptions{
-		Filter: job.Filter{Host: snap.Host}, Sources: snap.Sources, Policy: k.policy, Host: hostName(), Known: a.known(), Now: time.Now(),
+		Group: &group, Policy: k.policy, Host: hostName(), Known: a.known(), Now: time.Now(),
 	})
 	a.forgotten(rep, res)
 	if err != nil {

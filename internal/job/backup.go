@@ -173,7 +173,8 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 				"run the backup once for each destination (--backup-dirs); nothing was changed")
 		}
 	}
-	same := func(s *tree.Snapshot) bool { return s.Host == o.Host && slices.Equal(s.Sources, asPaths(sources)) }
+	group := (&tree.Snapshot{Host: o.Host, Sources: asPaths(sources)}).Group()
+	same := func(s *tree.Snapshot) bool { return s.Group() == group }
 	late := make(map[*Destination]error) // what could not be copied to the first, which is fit for use
 	for _, first := range ready {
 		// It gets first what it has missed; the others follow with the new snapshot.
@@ -547,17 +548,17 @@ func (p *problems) list() ([]tree.Problem, int64) {
 	return p.all, int64(len(p.all)) + p.more
 }
 
-// parent picks the snapshot to compare with: the newest of this host and these
+// parent picks the snapshot to compare with: the newest of its host, kind and
 // sources, or else the newest that has one of them; for a differential run, the
 // newest full one.
 func parent(all []*tree.Snapshot, snap *tree.Snapshot) *tree.Snapshot {
 	var best *tree.Snapshot
 	exact := false
 	for _, s := range all {
-		if s.Host != snap.Host || snap.Mode == tree.Differential && s.Mode != tree.Full {
+		if s.Host != snap.Host || s.Kind != snap.Kind || snap.Mode == tree.Differential && s.Mode != tree.Full {
 			continue
 		}
-		same := slices.Equal(s.Sources, snap.Sources)
+		same := s.Group() == snap.Group()
 		shares := slices.ContainsFunc(s.Sources, func(p tree.Path) bool { return slices.Contains(snap.Sources, p) })
 		if same || shares && !exact {
 			best, exact = s, exact || same

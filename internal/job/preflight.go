@@ -14,6 +14,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/keyring"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/preflight"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
@@ -431,7 +432,9 @@ func (p *preflighting) recorded() (h past) {
 	for _, r := range runs {
 		var sources []string
 		for _, s := range r.Sources {
-			sources = append(sources, s.Path)
+			if s.Kind == "" {
+				sources = append(sources, s.Path)
+			}
 		}
 		slices.Sort(sources)
 		if r.Command != "backup" || r.DryRun || !r.Status.Over() || !slices.Equal(sources, p.Sources) {
@@ -466,7 +469,7 @@ func (l *look) snapshots(host string, sources []string) (h past) {
 		if s.Time.After(h.newest) {
 			h.newest = s.Time
 		}
-		if !slices.Equal(s.Sources, asPaths(sources)) {
+		if s.Kind != tree.KindFiles || !slices.Equal(s.Sources, asPaths(sources)) {
 			continue
 		}
 		if h.last.IsZero() {
