@@ -163,15 +163,40 @@ func Run(ctx context.Context, r *repo.Repository, snap tree.Snapshot, o Options)
 			root.Entry.Close()
 		}
 	}()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := begin(ctx, cancel, r, &snap, &o)
+	if err != nil {
+		return nil, err
+	}
+	if s.w != nil {
+		defer s.w.Abort()
+		if o.Parent != nil {
+			s.drift = &drift{s: s}
+		}
+	}
+	if err := s.walkAll(); err != nil {
+		return nil, err
+	}
+	s.finish()
+	if o.DryRun {
+		return &snap, nil
+	}
+	if err := s.conclude(); err != nil {
+		return nil, err
+	}
+	return &snap, nil
+}
+
+// begin makes the state of a run, whose writer the caller aborts.
+func begin(ctx context.Context, cancel context.CancelFunc, r *repo.Repository, snap *tree.Snapshot, o *Options) (*run, error) {
 	o.Readers = max(o.Readers, 1)
 	o.Write.Readers = o.Readers
 	if o.Progress == nil {
 		o.Progress = new(Progress)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	s := &run{
-		o: &o, r: r, ctx: ctx, cancel: cancel, snap: &snap, p: o.Progress,
+		o: o, r: r, ctx: ctx, cancel: cancel, snap: snap, p: o.Progress,
 		jobs:  make(chan *fileJob, 4*o.Readers),
 		links: make(map[tree.LinkKey]*link),
 		pages: sync.Pool{New: func() any { return new(tree.PageWriter) }},
@@ -181,43 +206,32 @@ func Run(ctx context.Context, r *repo.Repository, snap tree.Snapshot, o Options)
 		s.p.TotalBytes.Store(o.Parent.Counts.Bytes)
 		snap.Parent = &o.Parent.ID
 	}
-	if !o.DryRun {
-		var err error
-		if s.w, err = r.NewWriter(ctx, o.Write); err != nil {
-			return nil, err
-		}
-		defer s.w.Abort()
-		if o.Parent != nil {
-			s.drift = &drift{s: s}
-		}
-	}
-	err := s.walkAll()
-	if err != nil {
-		return nil, err
-	}
-	s.finish()
 	if o.DryRun {
-		return &snap, nil
+		return s, nil
 	}
+	var err error
+	s.w, err = r.NewWriter(ctx, o.Write)
+	return s, err
+}
+
+// conclude commits a run whose tree is written.
+func (s *run) conclude() error {
 	if err := s.w.Flush(); err != nil {
-		return nil, err
+		return err
 	}
-	st := &s.w.Stats
+	snap, st := s.snap, &s.w.Stats
 	snap.Counts.DataAdded = st.DataAdded.Load()
 	snap.Counts.BytesAdded, snap.Counts.BytesStored, snap.Counts.ChunksAdded = st.BytesAdded.Load(), st.BytesStored.Load(), st.ChunksAdded.Load()
-	if o.Judge != nil {
-		o.Judge(&snap)
+	if s.o.Judge != nil {
+		s.o.Judge(snap)
 	}
-	snap.End = o.Now()
+	snap.End = s.o.Now()
 	snap.ID = repo.NewID()
-	body, err := tree.EncodeSnapshot(&snap)
+	body, err := tree.EncodeSnapshot(snap)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := s.w.Commit(snap.ID, body); err != nil {
-		return nil, err
-	}
-	return &snap, nil
+	return s.w.Commit(snap.ID, body)
 }
 
 // walkAll runs the readers and the walk.
