@@ -1,5 +1,6 @@
 // Package backup turns sources into one snapshot: it walks them, decides which
-// files have to be read, splits and stores what is new, and commits.
+// files have to be read, splits and stores what is new, and commits. Or it stores what a
+// program prints.
 //
 // It knows neither file systems (package files is a Source) nor configuration,
 // and never changes anything but the repository.
@@ -13,7 +14,7 @@
 //
 // source.go: what a source is. backup.go: a run. walk.go: directories. record.go:
 // their records, and the previous ones. read.go: files. drift.go: how much of them is
-// not as before, for package guard.
+// not as before, for package guard. stream.go: what is not read but written.
 package backup
 
 import (
@@ -114,13 +115,13 @@ type Progress struct {
 	TotalFiles  atomic.Int64 // by the parent; 0: unknown
 	TotalBytes  atomic.Int64
 	Problems    atomic.Int64
-	current     atomic.Pointer[fileJob]
+	current     atomic.Pointer[string]
 }
 
 // Current is the path of a file being read, "" for none.
 func (p *Progress) Current() string {
-	if j := p.current.Load(); j != nil {
-		return j.path()
+	if path := p.current.Load(); path != nil {
+		return *path
 	}
 	return ""
 }
