@@ -14,10 +14,10 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/keyring"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/preflight"
-	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
 // forecastRuns is how many runs a forecast of space looks back.
