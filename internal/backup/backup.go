@@ -106,13 +106,14 @@ type Options struct {
 	maxPending int // of each record; 0: the constant
 }
 
-// Progress is what a run has done so far. It may be read at any time.
+// Progress is what a run has done so far, or several one after the other. It may be read
+// at any time.
 type Progress struct {
 	Files, Dirs atomic.Int64
 	Bytes       atomic.Int64 // of files finished or being read, unchanged ones included
 	Read        atomic.Int64 // bytes read from the sources
 	Stored      atomic.Int64 // bytes written to the repository
-	TotalFiles  atomic.Int64 // by the parent; 0: unknown
+	TotalFiles  atomic.Int64 // by the parents; 0: unknown
 	TotalBytes  atomic.Int64
 	Problems    atomic.Int64
 	current     atomic.Pointer[string]
@@ -203,8 +204,8 @@ func begin(ctx context.Context, cancel context.CancelFunc, r *repo.Repository, s
 		pages: sync.Pool{New: func() any { return new(tree.PageWriter) }},
 	}
 	if o.Parent != nil {
-		s.p.TotalFiles.Store(o.Parent.Counts.Files)
-		s.p.TotalBytes.Store(o.Parent.Counts.Bytes)
+		s.p.TotalFiles.Add(o.Parent.Counts.Files)
+		s.p.TotalBytes.Add(o.Parent.Counts.Bytes)
 		snap.Parent = &o.Parent.ID
 	}
 	if o.DryRun {

@@ -180,7 +180,6 @@ func TestOnlyGiven(t *testing.T) {
 func TestOneFailsHalfway(t *testing.T) {
 	a, b := access(t, unset, AccessOptions{}), newBench(t)
 	ids := []repo.ID{b.well(a, "a"), b.well(a, "a")}
-	all := func(*tree.Snapshot) bool { return true }
 	have := func(s storage.Backend) (got []repo.ID) {
 		for _, s := range openStore(t, s).Snapshots {
 			got = append(got, s.ID)
@@ -188,6 +187,7 @@ func TestOneFailsHalfway(t *testing.T) {
 		return got
 	}
 	first := b.loaded(a, "a")
+	all := first.Snapshots[0].Group()
 	created := func() *storage.Memory {
 		m := storage.NewMemory()
 		if err := repo.Init(t.Context(), m, repo.InitOptions{Lockers: []seal.Locker{seal.None{}}, Sibling: first.Repo, Wrap: seal.WrapOptions{Created: time.Now()}}); err != nil {

@@ -30,6 +30,7 @@ type PreflightOptions struct {
 	Settings config.Preflight
 
 	Sources, Destinations []string
+	NoFiles               bool // there are no Sources: only streams are backed up
 	Host                  string
 	AllowEmpty            bool
 	StateDir              string // "" for none
@@ -63,7 +64,7 @@ func Preflight(ctx context.Context, a *Access, o PreflightOptions) *preflight.Re
 	}
 	rep := new(preflight.Report)
 	sources, err := cleanSources(o.Sources, func(string, ...any) {})
-	if err != nil {
+	if err != nil && !o.NoFiles {
 		rep.Add(preflight.Result{Check: preflight.CheckSource, State: preflight.Refused, Text: err.Error(), Hint: "use --source-dir, or set [DEFAULT] source_dir in the configuration"})
 	}
 	p.Sources = sources
