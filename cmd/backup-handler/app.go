@@ -573,6 +573,35 @@ func (a *app) filterFlags(c *cobra.Command) {
 	fl := c.Flags()
 	fl.StringVar(&a.filter.Host, "host", "", "only snapshots of this host")
 	fl.StringVar(&a.filter.Tag, "tag", "", "only snapshots with this tag")
+	fl.Var(kindFlag{&a.filter.Kind}, "kind", "only snapshots of files, of a stream or of a kind of database: "+kindNames()+" (default: latest and times mean files, where there are any)")
+}
+
+// A kindFlag takes the name of a kind.
+type kindFlag struct{ to *string }
+
+func (f kindFlag) String() string {
+	if f.to == nil {
+		return ""
+	}
+	return *f.to
+}
+
+func (kindFlag) Type() string { return "kind" }
+
+func (f kindFlag) Set(text string) error {
+	if !slices.ContainsFunc(tree.Kinds(), func(k tree.Kind) bool { return k.String() == text }) {
+		return errors.New("want one of " + kindNames())
+	}
+	*f.to = text
+	return nil
+}
+
+func kindNames() string {
+	var names []string
+	for _, k := range tree.Kinds() {
+		names = append(names, k.String())
+	}
+	return strings.Join(names, ", ")
 }
 
 // pathFlag goes with filterFlags where the command has no paths of its own.

@@ -124,6 +124,9 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 			}
 			run.Sources = append(run.Sources, journal.SourceRun{Path: s})
 		}
+		for _, s := range p.Streams {
+			run.Sources = append(run.Sources, journal.SourceRun{Path: s.Source, Kind: string(s.Kind)})
+		}
 		for _, d := range p.Destinations {
 			run.Destinations = append(run.Destinations, journal.DestinationRun{Location: location.Redact(d)})
 		}
@@ -181,7 +184,7 @@ func (a *app) check(ctx context.Context, p *backupPlan) error {
 // makeBackup is the run without what is around it.
 func (a *app) makeBackup(ctx context.Context, f *backupFlags, p *backupPlan, run *journal.Run) error {
 	start := time.Now()
-	a.log.Info("backup starts", "mode", p.Mode, "sources", p.Sources, "destinations", p.Destinations, "dry_run", p.DryRun)
+	a.log.Info("backup starts", "mode", p.Mode, "sources", p.Sources, "streams", len(p.Streams), "destinations", p.Destinations, "dry_run", p.DryRun)
 	m := a.meter("backup", func() sample {
 		g := p.Progress
 		return sample{g.Bytes.Load(), g.TotalBytes.Load(), g.Files.Load(), g.TotalFiles.Load(), g.Current()}
@@ -197,7 +200,7 @@ func (a *app) makeBackup(ctx context.Context, f *backupFlags, p *backupPlan, run
 	}
 	took := time.Since(start)
 	var retained []forgetReport
-	if !p.DryRun && res.Snapshot != nil {
+	if made := res.Made(); !p.DryRun && len(made) > 0 {
 		var places []string
 		for _, d := range res.Destinations {
 			if d.Err == nil {
@@ -205,7 +208,7 @@ func (a *app) makeBackup(ctx context.Context, f *backupFlags, p *backupPlan, run
 			}
 		}
 		begin := time.Now()
-		if retained, err = a.retain(ctx, p.acc, res.Snapshot, places, p.keep); err != nil {
+		if retained, err = a.retain(ctx, p.acc, made, places, p.keep); err != nil {
 			return err
 		}
 		if retained != nil {
@@ -268,14 +271,26 @@ func (a *app) backupRecord(res *job.BackupResult, run *journal.Run) {
 		}
 		run.Destinations = append(run.Destinations, r)
 	}
+	run.Counts = journal.Counts{}
+	for i, s := range res.Made() { // the files first: they are what is counted, where there are any
+		c := s.Counts
+		run.Counts.Read += c.BytesRead
+		run.Counts.Stored += c.BytesStored
+		run.Counts.Problems += c.Problems
+		if i == 0 {
+			run.Snapshot = s.ID.String()
+		}
+		if i == 0 || res.NoFiles {
+			run.Counts.Files += c.Files
+			run.Counts.New += c.New
+			run.Counts.Changed += c.Changed
+			run.Counts.Bytes += c.Bytes
+		}
+	}
+	defer func() { run.Sources = append(run.Sources, streamRecords(run, res)...) }()
 	s := res.Snapshot
 	if s == nil {
 		return
-	}
-	run.Snapshot = s.ID.String()
-	c := s.Counts
-	run.Counts = journal.Counts{
-		Files: c.Files, New: c.New, Changed: c.Changed, Bytes: c.Bytes, Read: c.BytesRead, Stored: c.BytesStored, Problems: c.Problems,
 	}
 	run.Sources = nil
 	for _, p := range s.Sources {
@@ -293,6 +308,23 @@ func (a *app) backupRecord(res *job.BackupResult, run *journal.Run) {
 	}
 }
 
+// streamRecords takes the streams out of the sources of a run, and returns what became of
+// them.
+func streamRecords(run *journal.Run, res *job.BackupResult) (out []journal.SourceRun) {
+	run.Sources = slices.DeleteFunc(run.Sources, func(s journal.SourceRun) bool { return s.Kind != "" })
+	for _, s := range res.Streams {
+		r := journal.SourceRun{Path: s.Source, Kind: string(s.Kind)}
+		if s.Snapshot != nil {
+			r.Snapshot = s.Snapshot.ID.String()
+		}
+		if s.Err != nil {
+			r.Error = oneLine(s.Err.Error())
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
 // backupFault is in one line why a backup that has made a snapshot has failed.
 func backupFault(res *job.BackupResult, retained []forgetReport, checked []verifyReport) string {
 	var why []string
@@ -301,8 +333,13 @@ func backupFault(res *job.BackupResult, retained []forgetReport, checked []verif
 			why = append(why, "destination "+d.Err.Error())
 		}
 	}
-	if n := res.Snapshot.Counts.Problems; n > 0 {
-		why = append(why, things(int(n), "file")+" could not be stored as they are, the first: "+string(res.Snapshot.Problems[0].Path))
+	for _, s := range res.Streams {
+		if s.Err != nil {
+			why = append(why, s.Source+": "+s.Err.Error())
+		}
+	}
+	if s := res.Snapshot; s != nil && s.Counts.Problems > 0 {
+		why = append(why, things(int(s.Counts.Problems), "file")+" could not be stored as they are, the first: "+string(s.Problems[0].Path))
 	}
 	for _, r := range retained {
 		switch {
@@ -317,8 +354,10 @@ func backupFault(res *job.BackupResult, retained []forgetReport, checked []verif
 			why = append(why, "verify of "+checked[i].Repository+": "+text)
 		}
 	}
-	for _, s := range res.Snapshot.Suspicions {
-		why = append(why, "suspicious: "+s)
+	if res.Snapshot != nil {
+		for _, s := range res.Snapshot.Suspicions {
+			why = append(why, "suspicious: "+s)
+		}
 	}
 	return strings.Join(why, "; ")
 }
@@ -488,12 +527,65 @@ type backupReport struct {
 	Snapshot     *repo.ID            `json:"snapshot"`
 	Details      *tree.Snapshot      `json:"details"`
 	Seconds      float64             `json:"seconds"`
+	Streams      []streamReport      `json:"streams,omitempty"`
 	Destinations []destinationReport `json:"destinations"`
 	Retention    []forgetReport      `json:"retention,omitempty"`
 	Verified     []verifyReport      `json:"verified,omitempty"`
 	Unapproved   []repo.ID           `json:"unapproved,omitempty"` // suspicious ones before this
 	Notes        []string            `json:"notes,omitempty"`
 	ExitCode     int                 `json:"exit_code"`
+}
+
+// A streamReport is what became of a stream.
+type streamReport struct {
+	Name     string    `json:"name"`
+	Kind     tree.Kind `json:"kind"`
+	Source   string    `json:"source"`
+	Snapshot *repo.ID  `json:"snapshot"`
+	Files    int64     `json:"files"`
+	Bytes    int64     `json:"bytes"`
+	Added    int64     `json:"data_added"`
+	Stored   int64     `json:"bytes_stored"`
+	Command  string    `json:"command,omitempty"` // that would be run: a dry run
+	Error    string    `json:"error,omitempty"`
+	Hint     string    `json:"hint,omitempty"`
+}
+
+// streamReports tells of the streams of a run, and logs them.
+func (a *app) streamReports(res *job.BackupResult, dryRun bool) (out []streamReport) {
+	for _, s := range res.Streams {
+		r := streamReport{Name: s.Name, Kind: s.Kind, Source: s.Source}
+		if dryRun {
+			r.Command = s.What
+		}
+		if x := s.Snapshot; x != nil {
+			r.Snapshot, r.Files, r.Bytes, r.Added, r.Stored = &x.ID, x.Counts.Files, x.Counts.Bytes, x.Counts.DataAdded, x.Counts.BytesStored
+			a.log.Info("stream done", "stream", s.Source, "snapshot", x.ID.String(), "files", r.Files, "bytes", r.Bytes, "bytes_stored", r.Stored)
+			a.record("stream_complete", slog.String("source", s.Source), slog.String("snapshot", x.ID.String()))
+		}
+		if s.Err != nil {
+			r.Error, r.Hint = oneLine(s.Err.Error()), s.Hint()
+			a.log.Error("stream failed", "stream", s.Source, "error", r.Error)
+			a.record("stream_failed", slog.String("source", s.Source), slog.String("error", r.Error))
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func streamText(w io.Writer, s *streamReport) {
+	switch {
+	case s.Error != "":
+		fmt.Fprintf(w, "  stream    %s  FAILED, and not stored: %s\n", quote(s.Source), s.Error)
+		if s.Hint != "" {
+			fmt.Fprintf(w, "            hint: %s\n", s.Hint)
+		}
+	case s.Snapshot == nil:
+		fmt.Fprintf(w, "  stream    %s  would be made by: %s\n", quote(s.Source), quote(s.Command))
+	default:
+		fmt.Fprintf(w, "  stream    %s  %s: %s in %s, of which %s new, %s stored\n", quote(s.Source), s.Snapshot.Short(), bytesText(s.Bytes),
+			things(int(s.Files), "file"), bytesText(s.Added), bytesText(s.Stored))
+	}
 }
 
 type destinationReport struct {
@@ -513,9 +605,10 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 	if res.Failed() || unkept || damaged || o.FailSuspicious && res.Suspicious() {
 		rep.ExitCode = job.ExitPartial
 	}
-	if !o.DryRun {
+	if !o.DryRun && s != nil {
 		rep.Snapshot = &s.ID
 	}
+	rep.Streams = a.streamReports(res, o.DryRun)
 	for _, d := range res.Destinations {
 		dr := destinationReport{Location: d.Location, Place: d.Place, Created: d.Created, Copied: d.Copied}
 		if d.Err != nil {
@@ -524,15 +617,23 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 		}
 		rep.Destinations = append(rep.Destinations, dr)
 	}
-	c := s.Counts
-	a.log.Info("backup done", "snapshot", s.ID.String(), "exit_code", rep.ExitCode, "files", c.Files, "new", c.New, "changed", c.Changed,
-		"unmodified", c.Unmodified, "bytes_read", c.BytesRead, "bytes_stored", c.BytesStored, "problems", c.Problems, "seconds", took.Seconds())
+	end := []any{"exit_code", rep.ExitCode, "seconds", took.Seconds()}
+	if s != nil {
+		c := s.Counts
+		end = append(end, "snapshot", s.ID.String(), "files", c.Files, "new", c.New, "changed", c.Changed,
+			"unmodified", c.Unmodified, "bytes_read", c.BytesRead, "bytes_stored", c.BytesStored, "problems", c.Problems)
+	}
+	a.log.Info("backup done", end...)
 	if !o.DryRun {
 		event := "backup_complete"
 		if rep.ExitCode != 0 {
 			event = "backup_failed"
 		}
-		a.record(event, slog.String("snapshot", s.ID.String()), slog.Int("exit_code", rep.ExitCode))
+		fields := []slog.Attr{slog.Int("exit_code", rep.ExitCode)}
+		if s != nil {
+			fields = slices.Insert(fields, 0, slog.String("snapshot", s.ID.String()))
+		}
+		a.record(event, fields...)
 	}
 	if res.Suspicious() && !o.DryRun {
 		a.suspicious(s)
@@ -548,6 +649,11 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 				a.warn("%s: %s", d.Location, d.Error)
 			}
 		}
+		for i := range rep.Streams {
+			if x := &rep.Streams[i]; x.Error != "" {
+				a.warn("%s: not stored: %s", x.Source, x.Error)
+			}
+		}
 		for i := range retained {
 			a.retainedText(a.stderr, &retained[i])
 		}
@@ -557,19 +663,19 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 		return fail(run, rep.ExitCode, backupFault(res, retained, checked))
 	}
 	err := a.print(rep, func(w io.Writer) error {
-		if o.DryRun {
+		switch {
+		case o.DryRun:
 			fmt.Fprintf(w, "dry run: nothing was written (%s)\n", o.Mode)
-		} else {
+		case s == nil:
+			fmt.Fprintln(w, "no files were asked for")
+		default:
 			fmt.Fprintf(w, "snapshot %s  %s  %s\n", s.ID.Short(), s.Time.Local().Format(time.DateTime), s.Mode)
 		}
-		fmt.Fprintf(w, "  files     %s (%s new, %s changed, %s unmodified), %s\n",
-			countText(c.Files), countText(c.New), countText(c.Changed), countText(c.Unmodified), bytesText(c.Bytes))
-		fmt.Fprintf(w, "  others    %s directories, %s symlinks, %s devices and FIFOs; %s left out\n",
-			countText(c.Dirs), countText(c.Symlinks), countText(c.Others), countText(c.SkippedByRule))
-		if !o.DryRun {
-			fmt.Fprintf(w, "  read      %s, of which %s new to the repository (deduplication %s)\n",
-				bytesText(c.BytesRead), bytesText(c.DataAdded), ratioText(c.BytesRead, c.DataAdded))
-			fmt.Fprintf(w, "  stored    %s (compression %s)\n", bytesText(c.BytesStored), ratioText(c.BytesAdded, c.BytesStored))
+		if s != nil {
+			filesText(w, &s.Counts, o.DryRun)
+		}
+		for i := range rep.Streams {
+			streamText(w, &rep.Streams[i])
 		}
 		fmt.Fprintf(w, "  duration  %s\n", durationText(took))
 		for _, d := range rep.Destinations {
@@ -587,11 +693,14 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 		for i := range checked {
 			a.verifyText(w, &checked[i])
 		}
+		if s == nil {
+			return nil
+		}
 		for _, why := range s.Suspicions {
 			fmt.Fprintf(w, "  SUSPICIOUS  %s\n", why)
 		}
-		if c.Problems > 0 {
-			fmt.Fprintf(w, "  PROBLEMS  %s, listed above and in the snapshot\n", countText(c.Problems))
+		if n := s.Counts.Problems; n > 0 {
+			fmt.Fprintf(w, "  PROBLEMS  %s, listed above and in the snapshot\n", countText(n))
 		}
 		return nil
 	})
@@ -599,6 +708,19 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 		return err
 	}
 	return fail(run, rep.ExitCode, backupFault(res, retained, checked))
+}
+
+// filesText shows what was done with the files.
+func filesText(w io.Writer, c *tree.Counts, dryRun bool) {
+	fmt.Fprintf(w, "  files     %s (%s new, %s changed, %s unmodified), %s\n",
+		countText(c.Files), countText(c.New), countText(c.Changed), countText(c.Unmodified), bytesText(c.Bytes))
+	fmt.Fprintf(w, "  others    %s directories, %s symlinks, %s devices and FIFOs; %s left out\n",
+		countText(c.Dirs), countText(c.Symlinks), countText(c.Others), countText(c.SkippedByRule))
+	if !dryRun {
+		fmt.Fprintf(w, "  read      %s, of which %s new to the repository (deduplication %s)\n",
+			bytesText(c.BytesRead), bytesText(c.DataAdded), ratioText(c.BytesRead, c.DataAdded))
+		fmt.Fprintf(w, "  stored    %s (compression %s)\n", bytesText(c.BytesStored), ratioText(c.BytesAdded, c.BytesStored))
+	}
 }
 
 // suspicious warns of a run that looks as if the source had been damaged.

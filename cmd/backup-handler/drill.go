@@ -319,7 +319,9 @@ func (a *app) drilled(d *job.Destination, name string, random bool, seed uint64)
 	if err != nil || !random {
 		return latest, err
 	}
-	older := slices.DeleteFunc(a.filter.Of(d.Snapshots), func(s *tree.Snapshot) bool { return s.ID == latest.ID || s.Host != latest.Host })
+	older := slices.DeleteFunc(a.filter.Of(d.Snapshots), func(s *tree.Snapshot) bool {
+		return s.ID == latest.ID || s.Host != latest.Host || s.Kind != latest.Kind
+	})
 	if len(older) == 0 {
 		return latest, nil // there is no other
 	}

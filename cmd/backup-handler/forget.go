@@ -120,6 +120,7 @@ type forgetReport struct {
 
 type groupReport struct {
 	Host      string           `json:"host"`
+	Kind      tree.Kind        `json:"kind,omitempty"`
 	Sources   []tree.Path      `json:"sources"`
 	Decisions []decisionReport `json:"snapshots"` // newest first
 	Notes     []string         `json:"notes,omitempty"`
@@ -227,7 +228,7 @@ func (a *app) forgotten(rep *forgetReport, res *job.Forgetting) {
 	}
 	rep.Forgotten = append(rep.Forgotten, res.Forgotten...)
 	for _, g := range res.Groups {
-		gr := groupReport{Host: g.Host, Sources: g.Sources, Notes: g.Notes}
+		gr := groupReport{Host: g.Host, Kind: g.Kind, Sources: g.Sources, Notes: g.Notes}
 		for _, x := range g.Decisions {
 			gr.Decisions = append(gr.Decisions, decisionReport{x.Snapshot.ID, x.Snapshot.Time, x.Snapshot.Tags, x.Keep, x.Reasons})
 		}
@@ -321,15 +322,15 @@ func (a *app) keeping(count int) (k keeping, err error) {
 	return k, err
 }
 
-// retain applies the rules to what a backup has added to, and prunes where it is time
+// retain applies the rules to the groups that a backup has added to, and prunes where it is time
 // for that. The error is that of the context.
-func (a *app) retain(ctx context.Context, acc *job.Access, snap *tree.Snapshot, places []string, k keeping) ([]forgetReport, error) {
+func (a *app) retain(ctx context.Context, acc *job.Access, made []*tree.Snapshot, places []string, k keeping) ([]forgetReport, error) {
 	if k.policy.IsZero() {
 		return nil, nil
 	}
 	var reports []forgetReport
 	for _, place := range places {
-		rep := a.retainIn(ctx, acc, snap, place, k)
+		rep := a.retainIn(ctx, acc, made, place, k)
 		if ctx.Err() != nil {
 			return reports, ctx.Err()
 		}
@@ -338,7 +339,7 @@ func (a *app) retain(ctx context.Context, acc *job.Access, snap *tree.Snapshot, 
 	return reports, nil
 }
 
-func (a *app) retainIn(ctx context.Context, acc *job.Access, snap *tree.Snapshot, place string, k keeping) *forgetReport {
+func (a *app) retainIn(ctx context.Context, acc *job.Access, made []*tree.Snapshot, place string, k keeping) *forgetReport {
 	rep := &forgetReport{Repository: place, Groups: []groupReport{}, Forgotten: []repo.ID{}}
 	fail := func(err error) *forgetReport {
 		rep.Error = oneLine(err.Error())
@@ -354,8 +355,12 @@ func (a *app) retainIn(ctx context.Context, acc *job.Access, snap *tree.Snapshot
 		rep.Groups = append(rep.Groups, groupReport{Notes: []string{"the key is a write-only one: old snapshots are left to a host that can list them"}})
 		return rep
 	}
+	groups := make([]tree.Group, len(made))
+	for i, s := range made {
+		groups[i] = s.Group()
+	}
 	res, err := d.Forget(ctx, job.ForgetOptions{
-		Filter: job.Filter{Host: snap.Host}, Sources: snap.Sources, Policy: k.policy, Host: hostName(), Known: a.known(), Now: time.Now(),
+		Groups: groups, Policy: k.policy, Host: hostName(), Known: a.known(), Now: time.Now(),
 	})
 	a.forgotten(rep, res)
 	if err != nil {

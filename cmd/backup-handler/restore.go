@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -115,6 +117,18 @@ func (a *app) restore(ctx context.Context, spec string, f *restoreFlags, run *jo
 	return a.restoreDone(ctx, d, snap, from, f, &res, err, time.Since(start))
 }
 
+// elsewhere is another kind of which a snapshot holds the path; "": none.
+func elsewhere(all []*tree.Snapshot, snap *tree.Snapshot, from string) string {
+	for _, s := range all {
+		if s.Kind != snap.Kind && s.Kind != tree.KindFiles && slices.ContainsFunc(s.Sources, func(p tree.Path) bool {
+			return from == string(p) || strings.HasPrefix(from, string(p)+"/")
+		}) {
+			return s.Kind.String()
+		}
+	}
+	return ""
+}
+
 // node finds what SNAPSHOT[:PATH] means.
 func (a *app) node(ctx context.Context, d *job.Destination, spec string, stripSource bool) (*tree.Snapshot, *tree.Node, string, error) {
 	snap, from, err := a.snapshot(d, spec)
@@ -130,7 +144,11 @@ func (a *app) node(ctx context.Context, d *job.Destination, spec string, stripSo
 	from = path.Clean("/" + from)
 	n, err := tree.Lookup(ctx, d.Repo, snap.RootNode(), from)
 	if err != nil {
-		return nil, nil, "", job.Fail(job.ExitUsage, fmt.Errorf("snapshot %s: %w", snap.ID.Short(), err), "'backup-handler ls "+snap.ID.Short()+"' shows what is in it")
+		hint := "'backup-handler ls " + snap.ID.Short() + "' shows what is in it"
+		if kind := elsewhere(d.Snapshots, snap, from); kind != "" && errors.Is(err, fs.ErrNotExist) {
+			hint = "snapshots of another kind hold it: add --kind " + kind
+		}
+		return nil, nil, "", job.Fail(job.ExitUsage, fmt.Errorf("snapshot %s: %w", snap.ID.Short(), err), hint)
 	}
 	return snap, n, from, nil
 }

@@ -46,7 +46,7 @@ Exit codes: 0 listed, also if there are none · 1 usage, or nothing can be read
 	a.pathFlag(c)
 	fl.StringVar(&a.filter.Path, "source", "", "the same as --path")
 	fl.MarkHidden("source")
-	fl.IntVar(&f.latest, "latest", 0, "only the newest N of each host and set of sources")
+	fl.IntVar(&f.latest, "latest", 0, "only the newest N of each host, kind and set of sources")
 	return c
 }
 
@@ -86,26 +86,15 @@ func (a *app) snapshots(ctx context.Context, f *snapshotsFlags) error {
 	return err
 }
 
-// group names what snapshots are versions of.
-type group struct{ host, sources string }
-
-func groupOf(s *tree.Snapshot) group {
-	names := make([]string, len(s.Sources))
-	for i, p := range s.Sources {
-		names[i] = string(p)
-	}
-	return group{s.Host, strings.Join(names, "\x00")}
-}
-
 // newest keeps the last n of each group; 0 keeps all.
 func newest(list []*tree.Snapshot, n int) []*tree.Snapshot {
 	if n == 0 {
 		return list
 	}
-	count := make(map[group]int)
+	count := make(map[tree.Group]int)
 	var out []*tree.Snapshot
 	for _, s := range slices.Backward(list) {
-		if g := groupOf(s); count[g] < n {
+		if g := s.Group(); count[g] < n {
 			count[g]++
 			out = append(out, s)
 		}
@@ -114,8 +103,16 @@ func newest(list []*tree.Snapshot, n int) []*tree.Snapshot {
 	return out
 }
 
+// kindColumn is where the kind is shown, if any snapshot is not of files.
+const kindColumn = 3
+
 func snapshotTable(w io.Writer, list []snapshotJSON) error {
-	t := newTable("ID", "TIME", "HOST", "MODE", "FILES", "SIZE", "ADDED", "!", "SOURCES", "TAGS")
+	columns := []any{"ID", "TIME", "HOST", "MODE", "FILES", "SIZE", "ADDED", "!", "SOURCES", "TAGS"}
+	kinds := slices.ContainsFunc(list, func(s snapshotJSON) bool { return s.Kind != tree.KindFiles })
+	if kinds {
+		columns = slices.Insert(columns, kindColumn, any("KIND"))
+	}
+	t := newTable(columns...)
 	t.right("FILES", "SIZE", "ADDED", "!")
 	for _, s := range list {
 		problems := ""
@@ -126,8 +123,14 @@ func snapshotTable(w io.Writer, list []snapshotJSON) error {
 		if s.Approved {
 			tags += " (approved)"
 		}
-		t.row(s.ID.Short(), s.Time.Local().Format("2006-01-02 15:04"), quote(s.Host), string(s.Mode), countText(s.Counts.Files),
-			bytesText(s.Counts.Bytes), bytesText(s.Counts.BytesAdded), problems, sourcesText(s.Snapshot), tags)
+		cells := []any{
+			s.ID.Short(), s.Time.Local().Format("2006-01-02 15:04"), quote(s.Host), string(s.Mode), countText(s.Counts.Files),
+			bytesText(s.Counts.Bytes), bytesText(s.Counts.BytesAdded), problems, sourcesText(s.Snapshot), tags,
+		}
+		if kinds {
+			cells = slices.Insert(cells, kindColumn, any(quote(s.Kind.String())))
+		}
+		t.row(cells...)
 	}
 	return t.write(w)
 }

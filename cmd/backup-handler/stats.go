@@ -100,6 +100,7 @@ type snapshotStats struct {
 	ID      repo.ID     `json:"id"`
 	Time    time.Time   `json:"time"`
 	Host    string      `json:"host"`
+	Kind    tree.Kind   `json:"kind,omitempty"`
 	Sources []tree.Path `json:"sources"`
 	Counts  tree.Counts `json:"counts"`
 }
@@ -153,7 +154,7 @@ func newStats(ctx context.Context, d *job.Destination) (*statsReport, error) {
 		rep.DataAdded += s.Counts.DataAdded
 		rep.BytesAdded += s.Counts.BytesAdded
 		rep.BytesRecorded += s.Counts.BytesStored
-		rep.PerSnapshot = append(rep.PerSnapshot, snapshotStats{s.ID, s.Time, s.Host, s.Sources, s.Counts})
+		rep.PerSnapshot = append(rep.PerSnapshot, snapshotStats{s.ID, s.Time, s.Host, s.Kind, s.Sources, s.Counts})
 	}
 	for _, s := range newest(d.Snapshots, 1) {
 		rep.LatestBytes += s.Counts.Bytes

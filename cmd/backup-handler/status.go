@@ -133,12 +133,13 @@ type drillStatus struct {
 	File       string    `json:"report_file"`
 }
 
-// A groupStatus is the newest snapshot of one host and set of sources.
+// A groupStatus is the newest snapshot of one host, kind and set of sources.
 type groupStatus struct {
 	Snapshot   repo.ID     `json:"snapshot"`
 	Time       time.Time   `json:"time"`
 	AgeSeconds int64       `json:"age_seconds"`
 	Host       string      `json:"host"`
+	Kind       tree.Kind   `json:"kind,omitempty"`
 	Sources    []tree.Path `json:"sources"`
 	Snapshots  int         `json:"snapshots"` // of this group
 	Files      int64       `json:"files"`
@@ -375,9 +376,9 @@ func statusOf(ctx context.Context, acc *job.Access, known job.Known, location, h
 	if len(d.Snapshots) == 0 {
 		wrong("holds no snapshot")
 	}
-	count := make(map[group]int)
+	count := make(map[tree.Group]int)
 	for _, snap := range d.Snapshots {
-		count[groupOf(snap)]++
+		count[snap.Group()]++
 	}
 	shown := d.Snapshots
 	if hosts := job.Hosts(shown); len(hosts) > 1 && !allHosts {
@@ -390,19 +391,19 @@ func statusOf(ctx context.Context, acc *job.Access, known job.Known, location, h
 			s.hint = "a backup makes one; --all-hosts shows those of the others"
 		}
 	}
-	suspicious := make(map[group][]repo.ID)
+	suspicious := make(map[tree.Group][]repo.ID)
 	for _, snap := range known.Unapproved(shown) {
-		suspicious[groupOf(snap)] = append(suspicious[groupOf(snap)], snap.ID)
-		if list := suspicious[groupOf(snap)]; len(list) == 1 {
+		suspicious[snap.Group()] = append(suspicious[snap.Group()], snap.ID)
+		if list := suspicious[snap.Group()]; len(list) == 1 {
 			wrong("snapshot %s of %s, of %s, is suspicious: %s", snap.ID.Short(), quote(snap.Host), snap.Time.Local().Format("2006-01-02 15:04"), suspicionsText(snap))
 			s.hint = "if all is well, 'backup-handler approve " + snap.ID.Short() + "'; until then older snapshots are kept"
 		}
 	}
 	for _, snap := range newest(shown, 1) {
 		s.Groups = append(s.Groups, groupStatus{
-			Snapshot: snap.ID, Time: snap.Time, AgeSeconds: int64(now.Sub(snap.Time).Seconds()), Host: snap.Host, Sources: snap.Sources,
-			Snapshots: count[groupOf(snap)], Files: snap.Counts.Files, Bytes: snap.Counts.Bytes, Problems: snap.Counts.Problems,
-			Suspicious: suspicious[groupOf(snap)], snap: snap,
+			Snapshot: snap.ID, Time: snap.Time, AgeSeconds: int64(now.Sub(snap.Time).Seconds()), Host: snap.Host, Kind: snap.Kind, Sources: snap.Sources,
+			Snapshots: count[snap.Group()], Files: snap.Counts.Files, Bytes: snap.Counts.Bytes, Problems: snap.Counts.Problems,
+			Suspicious: suspicious[snap.Group()], snap: snap,
 		})
 		if slices.ContainsFunc(snap.Problems, func(p tree.Problem) bool { return p.Kind != backup.Metadata }) {
 			wrong("the newest snapshot of %s is not complete: %s problems", quote(snap.Host), countText(snap.Counts.Problems))
@@ -431,10 +432,10 @@ func lastDrill(d *job.Destination, reports job.Reports, now time.Time) (*drillSt
 // compareDestinations finds those that lack what another has. What other hosts keep
 // in one of them need not be in all.
 func compareDestinations(all []destinationStatus, host string) {
-	best := make(map[group]time.Time)
+	best := make(map[tree.Group]time.Time)
 	for _, d := range all {
 		for _, g := range d.Groups {
-			if k := groupOf(g.snap); g.Time.After(best[k]) {
+			if k := g.snap.Group(); g.Time.After(best[k]) {
 				best[k] = g.Time
 			}
 		}
@@ -444,13 +445,13 @@ func compareDestinations(all []destinationStatus, host string) {
 		if !d.Reachable || len(d.Groups) == 0 {
 			continue
 		}
-		have := make(map[group]time.Time)
+		have := make(map[tree.Group]time.Time)
 		for _, g := range d.Groups {
-			have[groupOf(g.snap)] = g.Time
+			have[g.snap.Group()] = g.Time
 		}
 		for k, t := range best {
-			if last, ok := have[k]; last.Before(t) && (ok || k.host == host) {
-				d.Wrong = append(d.Wrong, fmt.Sprintf("lacks the newest snapshot of %s, of %s", quote(k.host), t.Local().Format("2006-01-02 15:04")))
+			if last, ok := have[k]; last.Before(t) && (ok || k.Host == host) {
+				d.Wrong = append(d.Wrong, fmt.Sprintf("lacks the newest snapshot of %s, of %s", quote(k.Host), t.Local().Format("2006-01-02 15:04")))
 				if d.hint == "" {
 					d.hint = "the next backup copies what is missing"
 				}

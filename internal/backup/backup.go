@@ -1,5 +1,6 @@
 // Package backup turns sources into one snapshot: it walks them, decides which
-// files have to be read, splits and stores what is new, and commits.
+// files have to be read, splits and stores what is new, and commits. Or it stores what a
+// program prints.
 //
 // It knows neither file systems (package files is a Source) nor configuration,
 // and never changes anything but the repository.
@@ -13,7 +14,7 @@
 //
 // source.go: what a source is. backup.go: a run. walk.go: directories. record.go:
 // their records, and the previous ones. read.go: files. drift.go: how much of them is
-// not as before, for package guard.
+// not as before, for package guard. stream.go: what is not read but written.
 package backup
 
 import (
@@ -105,22 +106,23 @@ type Options struct {
 	maxPending int // of each record; 0: the constant
 }
 
-// Progress is what a run has done so far. It may be read at any time.
+// Progress is what a run has done so far, or several one after the other. It may be read
+// at any time.
 type Progress struct {
 	Files, Dirs atomic.Int64
 	Bytes       atomic.Int64 // of files finished or being read, unchanged ones included
 	Read        atomic.Int64 // bytes read from the sources
 	Stored      atomic.Int64 // bytes written to the repository
-	TotalFiles  atomic.Int64 // by the parent; 0: unknown
+	TotalFiles  atomic.Int64 // by the parents; 0: unknown
 	TotalBytes  atomic.Int64
 	Problems    atomic.Int64
-	current     atomic.Pointer[fileJob]
+	current     atomic.Pointer[string]
 }
 
 // Current is the path of a file being read, "" for none.
 func (p *Progress) Current() string {
-	if j := p.current.Load(); j != nil {
-		return j.path()
+	if path := p.current.Load(); path != nil {
+		return *path
 	}
 	return ""
 }
@@ -163,61 +165,75 @@ func Run(ctx context.Context, r *repo.Repository, snap tree.Snapshot, o Options)
 			root.Entry.Close()
 		}
 	}()
-	o.Readers = max(o.Readers, 1)
-	o.Write.Readers = o.Readers
-	if o.Progress == nil {
-		o.Progress = new(Progress)
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s := &run{
-		o: &o, r: r, ctx: ctx, cancel: cancel, snap: &snap, p: o.Progress,
-		jobs:  make(chan *fileJob, 4*o.Readers),
-		links: make(map[tree.LinkKey]*link),
-		pages: sync.Pool{New: func() any { return new(tree.PageWriter) }},
+	s, err := begin(ctx, cancel, r, &snap, &o)
+	if err != nil {
+		return nil, err
 	}
-	if o.Parent != nil {
-		s.p.TotalFiles.Store(o.Parent.Counts.Files)
-		s.p.TotalBytes.Store(o.Parent.Counts.Bytes)
-		snap.Parent = &o.Parent.ID
-	}
-	if !o.DryRun {
-		var err error
-		if s.w, err = r.NewWriter(ctx, o.Write); err != nil {
-			return nil, err
-		}
+	if s.w != nil {
 		defer s.w.Abort()
 		if o.Parent != nil {
 			s.drift = &drift{s: s}
 		}
 	}
-	err := s.walkAll()
-	if err != nil {
+	if err := s.walkAll(); err != nil {
 		return nil, err
 	}
 	s.finish()
 	if o.DryRun {
 		return &snap, nil
 	}
-	if err := s.w.Flush(); err != nil {
-		return nil, err
-	}
-	st := &s.w.Stats
-	snap.Counts.DataAdded = st.DataAdded.Load()
-	snap.Counts.BytesAdded, snap.Counts.BytesStored, snap.Counts.ChunksAdded = st.BytesAdded.Load(), st.BytesStored.Load(), st.ChunksAdded.Load()
-	if o.Judge != nil {
-		o.Judge(&snap)
-	}
-	snap.End = o.Now()
-	snap.ID = repo.NewID()
-	body, err := tree.EncodeSnapshot(&snap)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.w.Commit(snap.ID, body); err != nil {
+	if err := s.conclude(); err != nil {
 		return nil, err
 	}
 	return &snap, nil
+}
+
+// begin makes the state of a run, whose writer the caller aborts.
+func begin(ctx context.Context, cancel context.CancelFunc, r *repo.Repository, snap *tree.Snapshot, o *Options) (*run, error) {
+	o.Readers = max(o.Readers, 1)
+	o.Write.Readers = o.Readers
+	if o.Progress == nil {
+		o.Progress = new(Progress)
+	}
+	s := &run{
+		o: o, r: r, ctx: ctx, cancel: cancel, snap: snap, p: o.Progress,
+		jobs:  make(chan *fileJob, 4*o.Readers),
+		links: make(map[tree.LinkKey]*link),
+		pages: sync.Pool{New: func() any { return new(tree.PageWriter) }},
+	}
+	if o.Parent != nil {
+		s.p.TotalFiles.Add(o.Parent.Counts.Files)
+		s.p.TotalBytes.Add(o.Parent.Counts.Bytes)
+		snap.Parent = &o.Parent.ID
+	}
+	if o.DryRun {
+		return s, nil
+	}
+	var err error
+	s.w, err = r.NewWriter(ctx, o.Write)
+	return s, err
+}
+
+// conclude commits a run whose tree is written.
+func (s *run) conclude() error {
+	if err := s.w.Flush(); err != nil {
+		return err
+	}
+	snap, st := s.snap, &s.w.Stats
+	snap.Counts.DataAdded = st.DataAdded.Load()
+	snap.Counts.BytesAdded, snap.Counts.BytesStored, snap.Counts.ChunksAdded = st.BytesAdded.Load(), st.BytesStored.Load(), st.ChunksAdded.Load()
+	if s.o.Judge != nil {
+		s.o.Judge(snap)
+	}
+	snap.End = s.o.Now()
+	snap.ID = repo.NewID()
+	body, err := tree.EncodeSnapshot(snap)
+	if err != nil {
+		return err
+	}
+	return s.w.Commit(snap.ID, body)
 }
 
 // walkAll runs the readers and the walk.

@@ -180,7 +180,8 @@ func (s *run) reader() {
 			s.drop(j)
 			continue
 		}
-		s.p.current.Store(j)
+		at := j.path()
+		s.p.current.Store(&at)
 		n, err := s.read(batch, j, p)
 		if err != nil {
 			if s.ctx.Err() == nil && isSourceError(err) {

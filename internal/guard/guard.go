@@ -130,7 +130,7 @@ func newHistory(all []*tree.Snapshot, s *tree.Snapshot, approved func(repo.ID) b
 	h := &history{byID: make(map[repo.ID]*tree.Snapshot, len(all)), now: s.Time, ok: approved}
 	for _, o := range all {
 		h.byID[o.ID] = o
-		if o.Drift == nil || o.Host != s.Host || !slices.Equal(o.Sources, s.Sources) || !o.Time.Before(s.Time) {
+		if o.Drift == nil || o.Group() != s.Group() || !o.Time.Before(s.Time) {
 			continue
 		}
 		if Flagged(o) && o.Parent != nil && s.Parent != nil && *o.Parent == *s.Parent && (h.before == nil || o.Time.After(h.before.Time)) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/SP1R4/BackupHandler/v3/internal/backup"
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
+	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
 	"github.com/SP1R4/BackupHandler/v3/internal/files"
 	"github.com/SP1R4/BackupHandler/v3/internal/guard"
@@ -31,7 +32,8 @@ import (
 
 // BackupOptions describe one run.
 type BackupOptions struct {
-	Sources      []string
+	Sources      []string // none: only Streams
+	Streams      []Stream // made behind the files, in this order
 	Destinations []string
 	Mode         tree.Mode
 	Rules        *exclude.Rules
@@ -79,7 +81,9 @@ type BackupOptions struct {
 
 // BackupResult is what a run did.
 type BackupResult struct {
-	Snapshot     *tree.Snapshot // nil: none was made
+	Snapshot     *tree.Snapshot // of the files; nil: none was made
+	NoFiles      bool           // none was asked for
+	Streams      []StreamResult // one for each
 	Destinations []*Destination
 	Notes        []string
 	// Unapproved are suspicious snapshots of the same sources before this one.
@@ -88,8 +92,12 @@ type BackupResult struct {
 
 // Failed says whether something that should be in every destination is not.
 func (r *BackupResult) Failed() bool {
-	if r.Snapshot == nil || slices.ContainsFunc(r.Destinations, func(d *Destination) bool { return d.Err != nil }) {
+	if slices.ContainsFunc(r.Destinations, func(d *Destination) bool { return d.Err != nil }) ||
+		slices.ContainsFunc(r.Streams, func(s StreamResult) bool { return s.Err != nil }) {
 		return true
+	}
+	if r.Snapshot == nil {
+		return !r.NoFiles
 	}
 	if r.Snapshot.Counts.Problems > int64(len(r.Snapshot.Problems)) {
 		return true // nobody knows what the others were
@@ -97,9 +105,23 @@ func (r *BackupResult) Failed() bool {
 	return slices.ContainsFunc(r.Snapshot.Problems, func(p tree.Problem) bool { return p.Kind != backup.Metadata })
 }
 
+// Made are the snapshots that were made, that of the files first.
+func (r *BackupResult) Made() []*tree.Snapshot {
+	var made []*tree.Snapshot
+	if r.Snapshot != nil {
+		made = append(made, r.Snapshot)
+	}
+	for _, s := range r.Streams {
+		if s.Snapshot != nil {
+			made = append(made, s.Snapshot)
+		}
+	}
+	return made
+}
+
 // Backup runs one backup to several destinations: the source is read once, into
-// the first destination that can be reached; the snapshot is then copied to the
-// others. Each succeeds or fails alone. The error is a *Failure when nothing could
+// the first destination that can be reached, and so is each stream; the snapshots are
+// then copied to the others. Each destination and each stream succeeds or fails alone. The error is a *Failure when nothing could
 // be done; else look at the result.
 func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, error) {
 	if o.MaxDuration <= 0 {
@@ -113,13 +135,18 @@ func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, err
 		return res, err
 	}
 	ended := func(err error) bool { return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, limit) }
-	if res == nil || res.Snapshot == nil {
+	if res == nil || len(res.Made()) == 0 {
 		if !ended(err) {
 			return res, err
 		}
 		return res, Fail(ExitPartial, limit, "what was stored is used by the next run; raise [NETWORK] max_duration or --max-duration if it is too short for what changes")
 	}
-	// The snapshot is there: only copies were cut short, if anything was.
+	// A snapshot is there: only streams and copies were cut short, if anything was.
+	for i := range res.Streams {
+		if s := &res.Streams[i]; ended(s.Err) {
+			s.Err = limit
+		}
+	}
 	for _, d := range res.Destinations {
 		if ended(d.Err) {
 			d.Err = fmt.Errorf("%s: %w", d.Location, limit)
@@ -132,11 +159,14 @@ func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, err
 }
 
 func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, error) {
-	res := &BackupResult{}
+	res := &BackupResult{NoFiles: len(o.Sources) == 0 && len(o.Streams) > 0}
 	note, warn := tellers(o.Note, o.Warn, &res.Notes)
-	sources, err := cleanSources(o.Sources, note)
-	if err != nil {
-		return nil, Fail(ExitUsage, err, "")
+	var sources []string
+	if !res.NoFiles {
+		var err error
+		if sources, err = cleanSources(o.Sources, note); err != nil {
+			return nil, Fail(ExitUsage, err, "")
+		}
 	}
 	o.Sources = sources
 	for _, s := range sources {
@@ -173,59 +203,89 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 				"run the backup once for each destination (--backup-dirs); nothing was changed")
 		}
 	}
-	same := func(s *tree.Snapshot) bool { return s.Host == o.Host && slices.Equal(s.Sources, asPaths(sources)) }
-	late := make(map[*Destination]error) // what could not be copied to the first, which is fit for use
-	for _, first := range ready {
-		// It gets first what it has missed; the others follow with the new snapshot.
+	m := maker{ready: ready, o: &o, note: note, late: make(map[*Destination]error)}
+	if !res.NoFiles {
+		group := (&tree.Snapshot{Host: o.Host, Sources: asPaths(sources)}).Group()
+		first, snap, err := m.make(ctx, group, func(d *Destination) (*tree.Snapshot, error) { return backupTo(ctx, d, &o, note) })
+		if err != nil {
+			return res, err
+		}
+		res.Snapshot = snap
+		if snap == nil {
+			return res, Fail(ExitPartial, firstError(res.Destinations), hint(firstError(res.Destinations)))
+		}
 		if !o.DryRun {
-			err := copyList(ctx, first, missing(first, ready, same), o.writer())
+			res.Unapproved = slices.DeleteFunc(o.Known.Unapproved(first.Snapshots), func(s *tree.Snapshot) bool { return s == snap || s.Group() != group })
+		}
+		if o.chosen != nil {
+			if err := o.Lists.write(ctx, snap.ID, o.chosen); err != nil && ctx.Err() == nil {
+				warn("no list for drills: %v", err)
+			}
+		}
+		m.copy(ctx, group)
+	}
+	m.streams(ctx, res)
+	for d, err := range m.late {
+		d.Err = errors.Join(d.Err, err)
+	}
+	return res, ctx.Err()
+}
+
+// A maker makes snapshots, each in the first destination that can take it.
+type maker struct {
+	ready []*Destination
+	o     *BackupOptions
+	note  teller
+	late  map[*Destination]error // what could not be copied to one that is fit for use
+}
+
+// make makes a snapshot of a group. Without one, the error is what is the same
+// everywhere: the end of the context, a *Failure or a *backup.SourceError; nil says that
+// each destination has failed, and knows why.
+func (m *maker) make(ctx context.Context, group tree.Group, to func(*Destination) (*tree.Snapshot, error)) (*Destination, *tree.Snapshot, error) {
+	for _, d := range m.ready {
+		if d.Err != nil {
+			continue
+		}
+		// It gets first what it has missed; the others follow with the new snapshot.
+		if !m.o.DryRun {
+			err := copyList(ctx, d, missing(d, m.ready, group), m.o.writer())
 			if err != nil && !isDamage(err) {
-				first.Err = err
+				d.Err = err
 				continue
 			}
-			late[first] = err
+			if err != nil {
+				m.late[d] = errors.Join(m.late[d], err)
+			}
 		}
+		var snap *tree.Snapshot
+		var err error
 		for attempt := 1; ; attempt++ {
-			res.Snapshot, err = backupTo(ctx, first, &o, note)
+			snap, err = to(d)
 			if !errors.Is(err, repo.ErrRaced) || attempt == 2 {
 				break
 			}
-			note("%s was pruned during the run: once more", first.Location)
-			if err = first.loadToWrite(ctx); err != nil {
+			m.note("%s was pruned during the run: once more", d.Location)
+			if err = d.loadToWrite(ctx); err != nil {
 				break
 			}
 		}
 		if err == nil {
-			if !o.DryRun {
-				res.Unapproved = slices.DeleteFunc(o.Known.Unapproved(first.Snapshots), func(s *tree.Snapshot) bool { return !same(s) })
-				first.Snapshots = append(first.Snapshots, res.Snapshot)
+			if !m.o.DryRun {
+				d.Snapshots = append(d.Snapshots, snap)
 			}
-			break
+			return d, snap, nil
 		}
 		if ctx.Err() != nil {
-			return res, ctx.Err()
+			return nil, nil, ctx.Err()
 		}
-		if _, ok := errors.AsType[*Failure](err); ok {
-			return res, err // a fault of the source: the same everywhere
+		_, failure := errors.AsType[*Failure](err)
+		if _, source := errors.AsType[*backup.SourceError](err); failure || source {
+			return nil, nil, err
 		}
-		first.Err = fmt.Errorf("%s: %w", first.Location, err)
+		d.Err = fmt.Errorf("%s: %w", d.Location, err)
 	}
-	if res.Snapshot != nil && o.chosen != nil {
-		if err := o.Lists.write(ctx, res.Snapshot.ID, o.chosen); err != nil && ctx.Err() == nil {
-			warn("no list for drills: %v", err)
-		}
-	}
-	if res.Snapshot == nil || o.DryRun {
-		if res.Snapshot == nil {
-			return res, Fail(ExitPartial, firstError(res.Destinations), hint(firstError(res.Destinations)))
-		}
-		return res, nil
-	}
-	copyToOthers(ctx, ready, same, o.writer())
-	for d, err := range late {
-		d.Err = errors.Join(d.Err, err)
-	}
-	return res, ctx.Err()
+	return nil, nil, ctx.Err()
 }
 
 // A teller receives a line, formatted as by fmt.Printf.
@@ -266,14 +326,20 @@ func firstError(ds []*Destination) error {
 	return nil
 }
 
-// copyToOthers brings every destination up to the same snapshots.
-func copyToOthers(ctx context.Context, ready []*Destination, same func(*tree.Snapshot) bool, o repo.WriterOptions) {
+// copy brings every destination up to the same snapshots of a group.
+func (m *maker) copy(ctx context.Context, group tree.Group) {
+	if !m.o.DryRun {
+		copyToOthers(ctx, m.ready, group, m.o.writer())
+	}
+}
+
+func copyToOthers(ctx context.Context, ready []*Destination, group tree.Group, o repo.WriterOptions) {
 	// What is missing where is settled before anything is copied: the lists
 	// change while copies run.
 	lists := make([][]missed, len(ready))
 	for i, d := range ready {
 		if d.Err == nil {
-			lists[i] = missing(d, ready, same)
+			lists[i] = missing(d, ready, group)
 		}
 	}
 	var wg sync.WaitGroup
@@ -547,17 +613,17 @@ func (p *problems) list() ([]tree.Problem, int64) {
 	return p.all, int64(len(p.all)) + p.more
 }
 
-// parent picks the snapshot to compare with: the newest of this host and these
+// parent picks the snapshot to compare with: the newest of its host, kind and
 // sources, or else the newest that has one of them; for a differential run, the
 // newest full one.
 func parent(all []*tree.Snapshot, snap *tree.Snapshot) *tree.Snapshot {
 	var best *tree.Snapshot
 	exact := false
 	for _, s := range all {
-		if s.Host != snap.Host || snap.Mode == tree.Differential && s.Mode != tree.Full {
+		if s.Host != snap.Host || s.Kind != snap.Kind || snap.Mode == tree.Differential && s.Mode != tree.Full {
 			continue
 		}
-		same := slices.Equal(s.Sources, snap.Sources)
+		same := s.Group() == snap.Group()
 		shares := slices.ContainsFunc(s.Sources, func(p tree.Path) bool { return slices.Contains(snap.Sources, p) })
 		if same || shares && !exact {
 			best, exact = s, exact || same
@@ -636,8 +702,12 @@ func hint(err error) string {
 	return Hint(err)
 }
 
-// Hint is what a store says about its own error; "" if nothing.
+// Hint is what a store, or the dump of a database, says about its own error; "" if
+// nothing.
 func Hint(err error) string {
+	if d, ok := errors.AsType[*dbdump.Error](err); ok && d.Hint != "" {
+		return d.Hint
+	}
 	if p, ok := errors.AsType[*storage.PermanentError](err); ok && p.Hint != "" {
 		return p.Hint
 	}

@@ -241,14 +241,14 @@ func copySnapshot(ctx context.Context, src, dst *Destination, snap *tree.Snapsho
 }
 
 // missing lists the snapshots of others that dst has missed while it was away, oldest
-// first: those of the same host and sources that are newer than its newest. Older
+// first: those of the group that are newer than its newest. Older
 // ones that it does not have were forgotten there on purpose.
-func missing(dst *Destination, others []*Destination, same func(*tree.Snapshot) bool) []missed {
+func missing(dst *Destination, others []*Destination, group tree.Group) []missed {
 	have := make(map[repo.ID]bool)
 	var newest *tree.Snapshot
 	for _, s := range dst.Snapshots {
 		have[s.ID] = true
-		if same(s) {
+		if s.Group() == group {
 			newest = s
 		}
 	}
@@ -258,7 +258,7 @@ func missing(dst *Destination, others []*Destination, same func(*tree.Snapshot) 
 			continue
 		}
 		for _, s := range src.Snapshots {
-			if !have[s.ID] && same(s) && (newest == nil || s.Time.After(newest.Time)) {
+			if !have[s.ID] && s.Group() == group && (newest == nil || s.Time.After(newest.Time)) {
 				have[s.ID] = true
 				out = append(out, missed{src, s})
 			}

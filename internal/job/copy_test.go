@@ -21,6 +21,10 @@ func TestFilterResolve(t *testing.T) {
 		return &tree.Snapshot{ID: id(name), Host: host, Time: at("2026-01-" + when + " 00:00:00"), Tags: tags, Sources: []tree.Path{"/home", "/etc"}}
 	}
 	a1, a2, b1, b3 := snap("a1a1", "a", "01", "x"), snap("a2a2", "a", "02"), snap("b1b1", "b", "01"), snap("b3b3", "b", "03", "x")
+	s2, s4 := snap("5252", "a", "02"), snap("5454", "a", "04", "x")
+	s2.Kind, s2.Sources = tree.KindStream, []tree.Path{"/stream/pg"}
+	s4.Kind, s4.Sources = tree.KindMySQL, []tree.Path{"/db/shop"}
+	kinds, dumps, others := []*tree.Snapshot{a1, s2, s4}, []*tree.Snapshot{s2, s4}, []*tree.Snapshot{b1, s2, s4}
 	several, one := []*tree.Snapshot{a1, b1, a2, b3}, []*tree.Snapshot{a1, a2}
 	for _, tt := range []struct {
 		all        []*tree.Snapshot
@@ -53,6 +57,21 @@ func TestFilterResolve(t *testing.T) {
 		{one, Filter{Path: "/home/ann"}, "latest", "a", a2, false},
 		{one, Filter{Path: "/"}, "latest", "a", a2, false},
 		{one, Filter{Path: "/home2"}, "latest", "a", nil, false},
+		// Files are meant where there are any, and other filters do not change what is
+		// meant.
+		{kinds, Filter{}, "latest", "a", a1, false},
+		{kinds, Filter{}, "latest", "c", a1, false},
+		{kinds, Filter{}, "2026-01-03", "a", a1, false},
+		{kinds, Filter{Path: "/db/shop"}, "latest", "a", nil, false},
+		{kinds, Filter{Kind: "files"}, "latest", "a", a1, false},
+		{kinds, Filter{Kind: "stream"}, "latest", "a", s2, false},
+		{kinds, Filter{Kind: "mysql"}, "2026-01-03", "a", nil, false},
+		{kinds, Filter{Kind: "postgresql"}, "latest", "a", nil, false},
+		{kinds, Filter{}, "5454", "a", s4, false},
+		{dumps, Filter{}, "latest", "a", s4, false},
+		{dumps, Filter{}, "2026-01-03", "a", s2, false},
+		{others, Filter{}, "latest", "a", s4, true}, // the files are another host's
+		{others, Filter{Host: "b"}, "latest", "a", b1, false},
 	} {
 		got, note, err := tt.f.Resolve(tt.all, tt.name, tt.this)
 		if got != tt.want || (note != "") != tt.note || (err == nil) != (tt.want != nil) || err != nil && !errors.Is(err, ErrNoSnapshot) {
@@ -161,7 +180,6 @@ func TestOnlyGiven(t *testing.T) {
 func TestOneFailsHalfway(t *testing.T) {
 	a, b := access(t, unset, AccessOptions{}), newBench(t)
 	ids := []repo.ID{b.well(a, "a"), b.well(a, "a")}
-	all := func(*tree.Snapshot) bool { return true }
 	have := func(s storage.Backend) (got []repo.ID) {
 		for _, s := range openStore(t, s).Snapshots {
 			got = append(got, s.ID)
@@ -169,6 +187,7 @@ func TestOneFailsHalfway(t *testing.T) {
 		return got
 	}
 	first := b.loaded(a, "a")
+	all := first.Snapshots[0].Group()
 	created := func() *storage.Memory {
 		m := storage.NewMemory()
 		if err := repo.Init(t.Context(), m, repo.InitOptions{Lockers: []seal.Locker{seal.None{}}, Sibling: first.Repo, Wrap: seal.WrapOptions{Created: time.Now()}}); err != nil {

@@ -30,9 +30,9 @@ type ForgetOptions struct {
 	// Filter chooses.
 	Names  []string
 	Filter Filter
-	// Sources, if set, are all sources of the snapshots that Policy decides about.
-	Sources []tree.Path
-	Policy  retention.Policy
+	// Groups, if there are any, are those that Policy decides about.
+	Groups []tree.Group
+	Policy retention.Policy
 	// Force forgets named snapshots although they are held, suspicious, the newest
 	// that was verified, or damaged.
 	Force  bool
@@ -65,8 +65,8 @@ func (d *Destination) Forget(ctx context.Context, o ForgetOptions) (*Forgetting,
 	f := new(Forgetting)
 	if len(o.Names) == 0 {
 		chosen := o.Filter.Of(d.Snapshots)
-		if o.Sources != nil {
-			chosen = slices.DeleteFunc(chosen, func(s *tree.Snapshot) bool { return !slices.Equal(s.Sources, o.Sources) })
+		if len(o.Groups) > 0 {
+			chosen = slices.DeleteFunc(chosen, func(s *tree.Snapshot) bool { return !slices.Contains(o.Groups, s.Group()) })
 		}
 		f.Groups = retention.Decide(o.Policy, chosen, facts, o.Now)
 	} else if err := f.name(d, &o, facts); err != nil {

@@ -186,7 +186,6 @@ func TestParent(t *testing.T) {
 }
 
 func TestMissing(t *testing.T) {
-	mine := func(s *tree.Snapshot) bool { return s.Host == "h" }
 	snap := func(name, host, when string) *tree.Snapshot {
 		return &tree.Snapshot{ID: id(name), Host: host, Time: at("2026-01-" + when + " 00:00:00")}
 	}
@@ -213,7 +212,7 @@ func TestMissing(t *testing.T) {
 		"not from what is closed": {open(s1), []*Destination{{Snapshots: []*tree.Snapshot{s2}}}, nil},
 	} {
 		var got []*tree.Snapshot
-		for _, m := range missing(tt.dst, append(tt.others, tt.dst), mine) {
+		for _, m := range missing(tt.dst, append(tt.others, tt.dst), s1.Group()) {
 			got = append(got, m.snap)
 		}
 		if !slices.Equal(got, tt.want) {

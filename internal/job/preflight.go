@@ -17,6 +17,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
 // forecastRuns is how many runs a forecast of space looks back.
@@ -29,6 +30,7 @@ type PreflightOptions struct {
 	Settings config.Preflight
 
 	Sources, Destinations []string
+	NoFiles               bool // there are no Sources: only streams are backed up
 	Host                  string
 	AllowEmpty            bool
 	// Hooked says of a source that a hook runs before its backup; nil: none does.
@@ -64,7 +66,7 @@ func Preflight(ctx context.Context, a *Access, o PreflightOptions) *preflight.Re
 	}
 	rep := new(preflight.Report)
 	sources, err := cleanSources(o.Sources, func(string, ...any) {})
-	if err != nil {
+	if err != nil && !o.NoFiles {
 		rep.Add(preflight.Result{Check: preflight.CheckSource, State: preflight.Refused, Text: err.Error(), Hint: "use --source-dir, or set [DEFAULT] source_dir in the configuration"})
 	}
 	p.Sources = sources
@@ -433,7 +435,9 @@ func (p *preflighting) recorded() (h past) {
 	for _, r := range runs {
 		var sources []string
 		for _, s := range r.Sources {
-			sources = append(sources, s.Path)
+			if s.Kind == "" {
+				sources = append(sources, s.Path)
+			}
 		}
 		slices.Sort(sources)
 		if r.Command != "backup" || r.DryRun || !r.Status.Over() || !slices.Equal(sources, p.Sources) {
@@ -468,7 +472,7 @@ func (l *look) snapshots(host string, sources []string) (h past) {
 		if s.Time.After(h.newest) {
 			h.newest = s.Time
 		}
-		if !slices.Equal(s.Sources, asPaths(sources)) {
+		if s.Kind != tree.KindFiles || !slices.Equal(s.Sources, asPaths(sources)) {
 			continue
 		}
 		if h.last.IsZero() {

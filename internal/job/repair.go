@@ -309,7 +309,7 @@ func (p *repairer) salvageFiles(ctx context.Context, w *repo.Writer) error {
 		})
 	}
 	for _, s := range p.snaps {
-		if s.Host != p.o.Host {
+		if s.Host != p.o.Host || s.Kind != tree.KindFiles {
 			continue
 		}
 		if _, err := k.dir("/", s.Root); err != nil {

@@ -85,11 +85,13 @@ type Filter struct {
 	Host string
 	Tag  string
 	Path string // of those that hold it, or something below it
+	Kind string // as tree.Kind.String has it
 }
 
 // Match says whether a snapshot is chosen.
 func (f *Filter) Match(s *tree.Snapshot) bool {
 	return (f.Host == "" || s.Host == f.Host) && (f.Tag == "" || slices.Contains(s.Tags, f.Tag)) &&
+		(f.Kind == "" || s.Kind.String() == f.Kind) &&
 		(f.Path == "" || slices.ContainsFunc(s.Sources, func(p tree.Path) bool {
 			source := path.Clean(f.Path)
 			return within(string(p), source) || within(source, string(p))
@@ -117,20 +119,34 @@ func Hosts(all []*tree.Snapshot) []string {
 	return hosts
 }
 
+// kindsOf lists the kinds of some snapshots.
+func kindsOf(all []*tree.Snapshot) []string {
+	var kinds []string
+	for _, s := range all {
+		if i, ok := slices.BinarySearch(kinds, s.Kind.String()); !ok {
+			kinds = slices.Insert(kinds, i, s.Kind.String())
+		}
+	}
+	return kinds
+}
+
 // maxHosts bounds how many hosts a hint names.
 const maxHosts = 10
 
 // Resolve is the function Resolve among the chosen snapshots. Where the repository
 // has those of several hosts, "latest" and times mean snapshots of this host, unless
-// the filter names one: nobody is given another machine's files unasked. note says
-// so; "" where it makes no difference. The error is a *Failure.
+// the filter names one: nobody is given another machine's files unasked. And where it
+// has any of files, of the host that is meant, these are meant: nobody is given a database
+// unasked, unless the filter names a kind. note says so; "" where it makes no difference. The error is a *Failure.
 func (f *Filter) Resolve(all []*tree.Snapshot, name, this string) (snap *tree.Snapshot, note string, err error) {
 	const list = "'backup-handler snapshots' lists them"
 	chosen := f.Of(all)
 	if len(all) > 0 && len(chosen) == 0 {
-		return nil, "", Fail(ExitUsage, fmt.Errorf("%w: none of the %d is chosen by --host, --tag and --path", ErrNoSnapshot, len(all)), list)
+		return nil, "", Fail(ExitUsage, fmt.Errorf("%w: none of the %d is chosen by --host, --kind, --tag and --path", ErrNoSnapshot, len(all)), list)
 	}
+	host := f.Host // that is meant; "": any
 	if hosts := Hosts(all); len(hosts) > 1 && f.Host == "" && name != "" && !isPrefix(name) {
+		host = this
 		own := slices.DeleteFunc(slices.Clone(chosen), func(s *tree.Snapshot) bool { return s.Host != this })
 		if _, isTime := parseTime(name); len(own) == 0 && (isTime || name == "latest") {
 			if len(hosts) > maxHosts {
@@ -143,6 +159,14 @@ func (f *Filter) Resolve(all []*tree.Snapshot, name, this string) (snap *tree.Sn
 			note = fmt.Sprintf("%s: of this host, %s (the repository has snapshots of %d hosts; --host chooses)", name, this, len(Hosts(all)))
 		}
 		chosen = own
+	}
+	files := func(s *tree.Snapshot) bool { return s.Kind == tree.KindFiles && (host == "" || s.Host == host) }
+	if f.Kind == "" && !isPrefix(name) && slices.ContainsFunc(all, files) {
+		kinds := kindsOf(chosen)
+		chosen = slices.DeleteFunc(slices.Clone(chosen), func(s *tree.Snapshot) bool { return !files(s) })
+		if len(chosen) == 0 {
+			return nil, "", Fail(ExitUsage, fmt.Errorf("%w of files: which of the others is %q?", ErrNoSnapshot, name), "add --kind: "+strings.Join(kinds, ", "))
+		}
 	}
 	if snap, err = Resolve(chosen, name); err != nil {
 		return nil, "", Fail(ExitUsage, err, list)

@@ -1,7 +1,6 @@
 package job
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -15,7 +14,7 @@ import (
 // Space says where a repository's space goes. Sizes are stored bytes, after
 // deduplication and compression: of each chunk its part of its block.
 type Space struct {
-	Groups []GroupSpace `json:"groups"` // in the order of hosts and sources
+	Groups []GroupSpace `json:"groups"` // in the order of hosts, kinds and sources
 	// Shared is what snapshots of several groups need; each has it in its Total.
 	Shared int64 `json:"shared_bytes"`
 	// Other is what no snapshot needs, until a prune, and padding and tables of packs.
@@ -24,9 +23,10 @@ type Space struct {
 	Lost int64 `json:"lost_chunks,omitempty"`
 }
 
-// GroupSpace is that of the snapshots of one host and set of sources.
+// GroupSpace is that of the snapshots of one host, kind and set of sources.
 type GroupSpace struct {
 	Host    string      `json:"host"`
+	Kind    tree.Kind   `json:"kind,omitempty"`
 	Sources []tree.Path `json:"sources"`
 	// Unique is what no snapshot of another group needs: what forgetting the whole
 	// group would free.
@@ -102,20 +102,16 @@ func round(x float64) int64 { return int64(math.Round(x)) }
 // grouped makes the groups of some snapshots, and says in which each is.
 func grouped(all []*tree.Snapshot) (*Space, []int) {
 	s := &Space{Groups: []GroupSpace{}}
-	compare := func(g GroupSpace, host string, sources []tree.Path) int {
-		return cmp.Or(cmp.Compare(g.Host, host), slices.Compare(g.Sources, sources))
-	}
-	find := func(snap *tree.Snapshot) (int, bool) {
-		return slices.BinarySearchFunc(s.Groups, snap, func(g GroupSpace, snap *tree.Snapshot) int { return compare(g, snap.Host, snap.Sources) })
-	}
+	var groups []tree.Group // of s.Groups
 	for _, snap := range all {
-		if i, ok := find(snap); !ok {
-			s.Groups = slices.Insert(s.Groups, i, GroupSpace{Host: snap.Host, Sources: snap.Sources})
+		if i, ok := slices.BinarySearchFunc(groups, snap.Group(), tree.Group.Compare); !ok {
+			groups = slices.Insert(groups, i, snap.Group())
+			s.Groups = slices.Insert(s.Groups, i, GroupSpace{Host: snap.Host, Kind: snap.Kind, Sources: snap.Sources})
 		}
 	}
 	group := make([]int, len(all))
 	for k, snap := range all {
-		group[k], _ = find(snap)
+		group[k], _ = slices.BinarySearchFunc(groups, snap.Group(), tree.Group.Compare)
 	}
 	return s, group
 }

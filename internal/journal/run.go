@@ -95,8 +95,11 @@ type Run struct {
 
 // A SourceRun is what became of one source.
 type SourceRun struct {
-	Path  string `json:"path"`
-	Error string `json:"error,omitempty"` // in one line
+	Path string `json:"path"`
+	Kind string `json:"kind,omitempty"` // of its snapshot; "": files
+	// Snapshot is that of a stream, which is its own.
+	Snapshot string `json:"snapshot,omitempty"`
+	Error    string `json:"error,omitempty"` // in one line
 	// Problems is the number of entries beneath it that could not be stored.
 	Problems int64 `json:"problems,omitempty"`
 }

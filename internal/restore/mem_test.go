@@ -189,3 +189,10 @@ func noise(seed uint64, n int) []byte {
 	}
 	return out[:n]
 }
+
+func ok(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

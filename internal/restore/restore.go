@@ -1,5 +1,6 @@
 // Package restore makes files of a snapshot again: in a directory (Run), as a
-// stream (Cat); and compares a directory with a snapshot (Verify).
+// stream (Reader, Cat), as a file system to read from (FS); and compares a directory with a
+// snapshot (Verify).
 //
 // It reads repositories through the small interface Repository and knows nothing
 // of keys, storage or configuration. The package promises:
@@ -26,7 +27,8 @@
 // handles. walk.go: reading records and deciding. window.go: what is restored
 // together. files.go: content. kept.go: blocks left over. links.go:
 // symlinks, devices, hard links. metadata.go, owners.go: owners, modes, times, attributes.
-// delete.go: extras. scratch.go: directories for drills. verify.go, cat.go. sys_*.go: system calls.
+// delete.go: extras. scratch.go: directories for drills. verify.go. read.go: a file as a stream; fs.go: a directory as an
+// fs.FS. sys_*.go: system calls.
 package restore
 
 import (

@@ -140,13 +140,6 @@ func small(t testing.TB, m *memory) (n *tree.Node, dir string) {
 	return n, dir
 }
 
-func ok(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func chattr(t testing.TB, path string, flags uint32) {
 	t.Helper()
 	f, err := os.Open(path)

@@ -1,8 +1,8 @@
 // Package retention decides which snapshots are kept, and says why. It is a pure
 // function of a policy, the snapshots and the time; it removes nothing.
 //
-// What is decided is decided within a group: the snapshots of one host and one set of
-// sources are versions of each other, others are not.
+// What is decided is decided within a group: the snapshots of one host, kind
+// and set of sources are versions of each other, others are not.
 package retention
 
 import (
@@ -95,9 +95,10 @@ func (p *Policy) IsZero() bool {
 		p.Yearly == 0 && p.Within.isZero() && len(p.Tags) == 0
 }
 
-// A Group is the snapshots of one host and one set of sources.
+// A Group is the snapshots of one host, kind and set of sources.
 type Group struct {
 	Host    string
+	Kind    tree.Kind
 	Sources []tree.Path
 	// Decisions are about its snapshots, newest first.
 	Decisions []Decision
@@ -149,18 +150,18 @@ func (f *Facts) fill() {
 	}
 }
 
-// Decide applies a policy. The groups are in the order of hosts and sources.
+// Decide applies a policy. The groups are in the order of hosts, kinds and sources.
 func Decide(p Policy, snapshots []*tree.Snapshot, facts Facts, now time.Time) []Group {
 	facts.fill()
 	if p.Location == nil {
 		p.Location = time.Local
 	}
-	byKey := map[string]*Group{}
+	byKey := map[tree.Group]*Group{}
 	for _, s := range snapshots {
-		key := groupKey(s)
+		key := s.Group()
 		g := byKey[key]
 		if g == nil {
-			g = &Group{Host: s.Host, Sources: s.Sources}
+			g = &Group{Host: s.Host, Kind: s.Kind, Sources: s.Sources}
 			byKey[key] = g
 		}
 		g.Decisions = append(g.Decisions, Decision{Snapshot: s})
@@ -174,19 +175,9 @@ func Decide(p Policy, snapshots []*tree.Snapshot, facts Facts, now time.Time) []
 		groups = append(groups, *g)
 	}
 	slices.SortFunc(groups, func(a, b Group) int {
-		return cmp.Or(cmp.Compare(a.Host, b.Host), slices.Compare(a.Sources, b.Sources))
+		return a.Decisions[0].Snapshot.Group().Compare(b.Decisions[0].Snapshot.Group())
 	})
 	return groups
-}
-
-func groupKey(s *tree.Snapshot) string {
-	var b strings.Builder
-	b.WriteString(s.Host)
-	for _, p := range s.Sources {
-		b.WriteString("\x00")
-		b.WriteString(string(p))
-	}
-	return b.String()
 }
 
 func (g *Group) decide(p *Policy, facts *Facts, now time.Time) {

@@ -176,8 +176,13 @@ func TestGroups(t *testing.T) {
 		s.ID[3], s.Sources = byte(i+1), []tree.Path{"/home", "/srv"}
 		all = append(all, s)
 	}
+	for i, s := range every(day, 3, now) {
+		s.ID[4], s.Kind = byte(i+1), tree.KindStream
+		all = append(all, s)
+	}
 	groups := Decide(Policy{Last: 1}, all, Facts{}, now)
-	if len(groups) != 3 || groups[0].Host != "web1" || len(groups[0].Sources) != 1 || len(groups[1].Sources) != 2 || groups[2].Host != "web2" {
+	if len(groups) != 4 || groups[0].Host != "web1" || len(groups[0].Sources) != 1 || len(groups[1].Sources) != 2 ||
+		groups[2].Kind != tree.KindStream || groups[3].Host != "web2" {
 		t.Fatalf("%+v", groups)
 	}
 	for _, g := range groups {

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -21,6 +22,33 @@ const (
 	Incremental  Mode = "incremental"  // files unchanged since the last snapshot were not read
 	Differential Mode = "differential" // files unchanged since the last full snapshot were not read
 )
+
+// Kind says what a snapshot is of.
+type Kind string
+
+// The kinds. Those of databases and streams are described in ADR 0037.
+const (
+	KindFiles          Kind = "" // directories and files of a host
+	KindMySQL          Kind = "mysql"
+	KindMySQLLog       Kind = "mysql-log"
+	KindPostgreSQL     Kind = "postgresql"
+	KindPostgreSQLBase Kind = "postgresql-base"
+	KindPostgreSQLLog  Kind = "postgresql-log"
+	KindStream         Kind = "stream" // what a program has printed
+)
+
+// Kinds are all that this program makes.
+func Kinds() []Kind {
+	return []Kind{KindFiles, KindMySQL, KindMySQLLog, KindPostgreSQL, KindPostgreSQLBase, KindPostgreSQLLog, KindStream}
+}
+
+// String is the kind as people write it: "files", "mysql", ….
+func (k Kind) String() string {
+	if k == KindFiles {
+		return "files"
+	}
+	return string(k)
+}
 
 // Path is a path or name of the source's file system: bytes. In JSON, one that
 // is not valid UTF-8, or begins with NUL, is a string of U+0000 and its standard
@@ -103,6 +131,7 @@ type Snapshot struct {
 	User    string    `json:"user"`
 	Program string    `json:"program"` // name and version
 	RunID   string    `json:"run_id"`
+	Kind    Kind      `json:"kind,omitempty"`
 	Sources []Path    `json:"sources"` // absolute, ascending
 	Mode    Mode      `json:"mode"`
 	Parent  *repo.ID  `json:"parent,omitempty"` // the snapshot that unchanged files were compared with
@@ -122,6 +151,29 @@ type Snapshot struct {
 	Problems   []Problem `json:"problem_list,omitempty"`
 	// Lacks says what the source's platform could not give at all.
 	Lacks []string `json:"lacks,omitempty"`
+}
+
+// A Group is what snapshots of one host, kind and set of sources have in common: they
+// are versions of each other. It is comparable, as the key of a map.
+type Group struct {
+	Host    string
+	Kind    Kind
+	sources string // joined by NUL, which no path holds
+}
+
+// Group returns what s is a version of.
+func (s *Snapshot) Group() Group {
+	var b strings.Builder
+	for _, p := range s.Sources {
+		b.WriteString(string(p))
+		b.WriteByte(0)
+	}
+	return Group{s.Host, s.Kind, b.String()}
+}
+
+// Compare orders groups by host, kind (files first) and sources.
+func (g Group) Compare(o Group) int {
+	return cmp.Or(cmp.Compare(g.Host, o.Host), cmp.Compare(g.Kind, o.Kind), cmp.Compare(g.sources, o.sources))
 }
 
 // RootNode returns the node of the directory "/".

@@ -2,10 +2,12 @@ package tree
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"os"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,6 +63,7 @@ func TestSnapshotRoundTrip(t *testing.T) {
 	for name, s := range map[string]*Snapshot{
 		"full":  goldenSnapshot(),
 		"empty": {Root: []Chunk{}},
+		"kind":  {Root: []Chunk{}, Kind: KindStream},
 		"zone":  {Root: []Chunk{}, Time: time.Date(2026, 1, 1, 0, 0, 0, 0, time.FixedZone("", 3600))},
 	} {
 		body, err := EncodeSnapshot(s)
@@ -93,6 +96,29 @@ func TestSnapshotRoundTrip(t *testing.T) {
 	root := goldenSnapshot().RootNode()
 	if root.Type != Dir || root.Name != "" || !reflect.DeepEqual(root.Content, goldenSnapshot().Root) {
 		t.Errorf("%+v", root)
+	}
+}
+
+// What a kind is of files is not written down: snapshots from before there were kinds.
+func TestGroup(t *testing.T) {
+	body, err := EncodeSnapshot(&Snapshot{Kind: KindFiles})
+	if err != nil || strings.Contains(string(body), "kind") {
+		t.Errorf("%s, %v", body, err)
+	}
+	ordered := []*Snapshot{
+		{Host: "a", Sources: []Path{"/x"}},
+		{Host: "a", Sources: []Path{"/x", "/y"}},
+		{Host: "a", Sources: []Path{"/x!"}},
+		{Host: "a", Kind: KindMySQL, Sources: []Path{"/x"}},
+		{Host: "a", Kind: KindStream, Sources: []Path{"/x"}},
+		{Host: "b", Sources: []Path{"/x"}},
+	}
+	for i, a := range ordered {
+		for j, b := range ordered {
+			if got := a.Group().Compare(b.Group()); got != cmp.Compare(i, j) || (a.Group() == b.Group()) != (i == j) {
+				t.Errorf("%d, %d: %d", i, j, got)
+			}
+		}
 	}
 }
 

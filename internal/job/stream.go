@@ -1,0 +1,104 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/backup"
+	"github.com/SP1R4/BackupHandler/v3/internal/restore"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+)
+
+// A Stream is a source that is no directory: a program prints it, and it is a snapshot
+// of its own (ADR 0037).
+type Stream struct {
+	Name   string // in messages: "[STREAM packages]"
+	Kind   tree.Kind
+	Source string   // the path in the snapshot below which its files are, or of the file
+	Tags   []string // beside those of the run
+	What   string   // what a dry run says that would be run, in one line without secrets
+
+	// Produce creates the files. before is the Source in the snapshot before, if it is a
+	// directory; nil: there is none. If Produce returns an error there is no snapshot; the
+	// hint of a *dbdump.Error reaches the user. It may be called again: when a destination
+	// fails, or was pruned meanwhile.
+	Produce func(ctx context.Context, to *backup.Sink, before fs.FS) error
+}
+
+// A StreamResult is what became of a Stream.
+type StreamResult struct {
+	*Stream
+	Snapshot *tree.Snapshot // nil: Err says why there is none, or it is a dry run
+	Err      error
+}
+
+// Hint says what to do about Err; "" if nothing.
+func (s *StreamResult) Hint() string { return hint(s.Err) }
+
+// streams makes the snapshots of streams. None keeps the others from anything.
+func (m *maker) streams(ctx context.Context, res *BackupResult) {
+	for i := range m.o.Streams {
+		res.Streams = append(res.Streams, StreamResult{Stream: &m.o.Streams[i]})
+	}
+	if m.o.DryRun {
+		return
+	}
+	for i := range res.Streams {
+		s := &res.Streams[i]
+		if ctx.Err() != nil {
+			s.Err = context.Cause(ctx)
+			continue
+		}
+		group := (&tree.Snapshot{Host: m.o.Host, Kind: s.Kind, Sources: []tree.Path{tree.Path(s.Source)}}).Group()
+		_, s.Snapshot, s.Err = m.make(ctx, group, func(d *Destination) (*tree.Snapshot, error) { return streamTo(ctx, d, m.o, s.Stream) })
+		switch source, ok := errors.AsType[*backup.SourceError](s.Err); {
+		case ctx.Err() != nil && s.Snapshot == nil:
+			s.Err = context.Cause(ctx)
+		case ok:
+			s.Err = source.Err // whose it is is said beside it
+		case s.Err == nil && s.Snapshot == nil:
+			s.Err = firstError(res.Destinations)
+		}
+		m.copy(ctx, group) // without a new one, what was missed before
+	}
+}
+
+// streamTo makes the snapshot of a stream in one destination.
+func streamTo(ctx context.Context, d *Destination, o *BackupOptions, s *Stream) (*tree.Snapshot, error) {
+	snap := tree.Snapshot{
+		Time: o.Now().Truncate(time.Microsecond), Host: o.Host, User: o.User, Program: o.Program, RunID: o.RunID,
+		Kind: s.Kind, Sources: []tree.Path{tree.Path(s.Source)}, Mode: tree.Full, Tags: slices.Concat(o.Tags, s.Tags),
+	}
+	opts := backup.Options{
+		Parent: parent(d.Snapshots, &snap), FileSHA256: o.FileSHA256, Readers: o.Readers, Write: o.writer(), Progress: o.Progress,
+		OnFile: o.OnFile, Owners: ownNames, Now: o.Now,
+	}
+	return backup.Stream(ctx, d.Repo, snap, opts, func(ctx context.Context, to *backup.Sink) error {
+		var before fs.FS
+		if opts.Parent != nil {
+			n, err := tree.Lookup(ctx, d.Repo, opts.Parent.RootNode(), s.Source)
+			if err == nil && n.Type == tree.Dir {
+				before = restore.NewFS(ctx, d.Repo, n)
+			} // what is damaged is as good as none
+		}
+		return s.Produce(ctx, to, before)
+	})
+}
+
+// ownNames are the names of the user and the group that this process makes files of.
+func ownNames() (users, groups map[uint32]string) {
+	uid, gid := max(os.Getuid(), 0), max(os.Getgid(), 0)
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		users = map[uint32]string{uint32(uid): u.Username}
+	}
+	if g, err := user.LookupGroupId(strconv.Itoa(gid)); err == nil {
+		groups = map[uint32]string{uint32(gid): g.Name}
+	}
+	return users, groups
+}
