@@ -252,15 +252,12 @@ zzz = 1
 source_dir = /z
 passphrase = hunter2
 key_file = ${X}
+qsafe_secret_key = /k
+qsafe_sign_passphrase = ${X}
 [BACKUPS]
 backup_dirs = sftp://ann:hunter2@host/x
 [DEDUP]
 enabled = True
-[DATABASE]
-user = ann
-password = ${X}
-port = 3306
-single_transaction = off
 `, envOf())
 	var got []string
 	for _, w := range warnings {
@@ -276,10 +273,10 @@ single_transaction = off
 		"f.ini:10: [DEFAULT] zzz is not a known key; it is ignored",
 		"f.ini:12: [ENCRYPTION] source_dir is not a known key; it belongs in [DEFAULT]; it is ignored",
 		"f.ini:13: [ENCRYPTION] passphrase holds a secret in plain text; keep it in an environment variable and write ${NAME} here",
-		"f.ini:16: [BACKUPS] backup_dirs holds a secret in plain text; keep it in an environment variable and write ${NAME} here",
-		"f.ini:18: [DEDUP] enabled has no effect any more: repositories always store equal data once",
-		"f.ini:20: [DATABASE] user is kept but this version does not act on it",
-		"f.ini:21: [DATABASE] password is kept but this version does not act on it",
+		"f.ini:15: [ENCRYPTION] qsafe_secret_key is kept but this version does not act on it",
+		"f.ini:16: [ENCRYPTION] qsafe_sign_passphrase is kept but this version does not act on it",
+		"f.ini:18: [BACKUPS] backup_dirs holds a secret in plain text; keep it in an environment variable and write ${NAME} here",
+		"f.ini:20: [DEDUP] enabled has no effect any more: repositories always store equal data once",
 	})
 }
 

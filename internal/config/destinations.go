@@ -13,6 +13,8 @@ type Modes struct {
 	// Local is on wherever the file does not say otherwise: files of this version
 	// need no [MODES] for directories and addresses.
 	Local, SSH, S3 bool
+	// DB is on where [DATABASE] has databases and the file does not say otherwise.
+	DB bool
 }
 
 // Modes returns the section [MODES].
@@ -22,6 +24,10 @@ func (c *Config) Modes() (Modes, error) {
 		Local: get(&r, c.Value("MODES", "local"), Value.Bool),
 		SSH:   get(&r, c.Value("MODES", "ssh"), Value.Bool),
 		S3:    get(&r, c.Value("MODES", "s3"), Value.Bool),
+		DB:    get(&r, c.Value("MODES", "db"), Value.Bool),
+	}
+	if !c.Value("MODES", "db").IsSet() {
+		m.DB = true
 	}
 	if !c.Value("MODES", "local").IsSet() {
 		m.Local = true

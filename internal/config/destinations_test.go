@@ -10,12 +10,13 @@ import (
 
 func TestModes(t *testing.T) {
 	for text, want := range map[string]Modes{
-		"":                             {Local: true},
-		"[MODES]\nssh = True\n":        {Local: true, SSH: true},
-		"[MODES]\nlocal = False\n":     {},
-		"[MODES]\nlocal = off\ns3=1\n": {S3: true},
-		"[MODES]\nlocal = yes\n":       {Local: true},
-		"[MODES]\nlocal = None\n":      {Local: true}, // 2.5's word for unset
+		"":                             {Local: true, DB: true},
+		"[MODES]\nssh = True\n":        {Local: true, SSH: true, DB: true},
+		"[MODES]\nlocal = False\n":     {DB: true},
+		"[MODES]\nlocal = off\ns3=1\n": {S3: true, DB: true},
+		"[MODES]\ndb = False\n":        {Local: true},
+		"[MODES]\nlocal = yes\n":       {Local: true, DB: true},
+		"[MODES]\nlocal = None\n":      {Local: true, DB: true}, // 2.5's word for unset
 	} {
 		c, _ := mustRead(t, text, envOf())
 		wantEqual(t, text, must[Modes](t)(c.Modes()), want)

@@ -25,9 +25,6 @@ func Example() []byte {
 		if s.Named {
 			comment(&out, "More of them are ["+s.Name+" WORD], with a word of yours.")
 		}
-		if s.Reserved {
-			comment(&out, "This version keeps these settings but does not act on them.")
-		}
 		fmt.Fprintf(&out, "[%s]\n", s.Name)
 		for _, k := range s.Keys {
 			out.WriteString("\n")
@@ -115,12 +112,9 @@ Secrets are marked; they are never printed. "Reserved" keys are read, checked an
 		if s.Named {
 			fmt.Fprintf(&out, "More of them are `[%s WORD]`, with a word of letters, digits, - and _, which is what it is called.\n", s.Name)
 		}
-		if s.Reserved {
-			out.WriteString("Reserved.\n")
-		}
 		out.WriteString("\n| key | type | default | meaning |\n|---|---|---|---|\n")
 		for _, k := range s.Keys {
-			fmt.Fprintf(&out, "| `%s` | %s | %s | %s |\n", k.Name, typeCell(k), defaultCell(k), meaningCell(k, s.Reserved))
+			fmt.Fprintf(&out, "| `%s` | %s | %s | %s |\n", k.Name, typeCell(k), defaultCell(k), meaningCell(k))
 		}
 	}
 	return out.Bytes()
@@ -149,7 +143,7 @@ func defaultCell(k Key) string {
 	return "`" + cell(k.Default) + "`"
 }
 
-func meaningCell(k Key, sectionReserved bool) string {
+func meaningCell(k Key) string {
 	text := cell(k.Doc)
 	if k.Floor > 0 {
 		text += fmt.Sprintf(" At least %d; smaller values mean that.", k.Floor)
@@ -160,7 +154,7 @@ func meaningCell(k Key, sectionReserved bool) string {
 	if k.Deprecated != "" {
 		text += " **Deprecated**: " + cell(k.Deprecated) + "."
 	}
-	if k.Reserved && !sectionReserved {
+	if k.Reserved {
 		text += " Reserved."
 	}
 	return text

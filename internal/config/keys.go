@@ -28,9 +28,6 @@ const (
 type Section struct {
 	Name string
 	Doc  string // one sentence
-	// Reserved sections belong to features that this version does not have:
-	// their keys are read, checked and kept, and not acted on.
-	Reserved bool
 	// Named sections may come any number of times, as [NAME word], with the same keys.
 	Named bool
 	Keys  []Key
@@ -84,12 +81,11 @@ func Keys() []Key {
 // names, meanings and defaults; new ones are added, none is given another
 // meaning, and none is removed.
 func Sections() []Section {
-	sections := slices.Concat(currentSections(), notifySections(), metricsSections(), reservedSections())
+	sections := slices.Concat(currentSections(), notifySections(), metricsSections(), databaseSections())
 	for i := range sections {
 		s := &sections[i]
 		for j := range s.Keys {
 			s.Keys[j].Section = s.Name
-			s.Keys[j].Reserved = s.Keys[j].Reserved || s.Reserved
 		}
 	}
 	return sections
@@ -244,7 +240,7 @@ func currentSections() []Section {
 			{Name: "local", Type: Bool, Default: "False", Doc: "Use [BACKUPS] backup_dirs; unset, they are used whenever they are set."},
 			{Name: "ssh", Type: Bool, Default: "False", Doc: "Use [SSH] ssh_servers."},
 			{Name: "s3", Type: Bool, Default: "False", Doc: "Use [S3] bucket."},
-			{Name: "db", Type: Bool, Default: "False", Reserved: true, Doc: "Back up the [DATABASE]."},
+			{Name: "db", Type: Bool, Default: "False", Doc: "Back up each [DATABASE]; unset, those with a database key are backed up."},
 		}},
 		{Name: "SSH", Doc: "SSH servers as destinations, and how sftp:// addresses are reached. ~/.ssh/config counts, too; what is set here goes before it.", Keys: []Key{
 			{Name: "ssh_servers", Type: List, Example: "backup.example.org, nas.example.org:2222",
@@ -385,20 +381,6 @@ func currentSections() []Section {
 			{Name: "enabled", Type: Bool, Default: "False",
 				Deprecated: "repositories always store equal data once",
 				Doc:        "Replaced equal files by hard links; it has no effect."},
-		}},
-	}
-}
-
-func reservedSections() []Section {
-	return []Section{
-		{Name: "DATABASE", Reserved: true, Doc: "A MySQL or MariaDB database as source.", Keys: []Key{
-			{Name: "user", Type: String, Doc: "User to log in as."},
-			{Name: "password", Type: String, Secret: true, Example: "${DB_PASSWORD}", Doc: "Password to log in with."},
-			{Name: "database", Type: String, Doc: "Name of the database."},
-			{Name: "host", Type: String, Default: "localhost", Doc: "Host of the server."},
-			{Name: "port", Type: Int, Default: "3306", Max: 65535, Doc: "Port of the server."},
-			{Name: "single_transaction", Type: Bool, Default: "True", Doc: "Dump in one transaction."},
-			{Name: "binlog_position", Type: Bool, Default: "False", Doc: "Record the position in the binary log."},
 		}},
 	}
 }
