@@ -29,7 +29,8 @@ test: go
 	@sh scripts/packages rsync=rsync getfacl=acl setfacl=acl getfattr=attr lsattr=e2fsprogs git=git setcap=libcap2-bin \
 		/usr/sbin/sshd=openssh-server ssh-keygen=openssh-client node=nodejs npm=npm \
 		zbarimg=zbar-tools rsvg-convert=librsvg2-bin \
-		mkfs.btrfs=btrfs-progs dbus-daemon=dbus gnome-keyring-daemon=gnome-keyring secret-tool=libsecret-tools systemd-analyze=systemd
+		mkfs.btrfs=btrfs-progs dbus-daemon=dbus gnome-keyring-daemon=gnome-keyring secret-tool=libsecret-tools systemd-analyze=systemd \
+		/usr/sbin/mariadbd=mariadb-server mariadb-dump=mariadb-client mariadb-binlog=mariadb-server
 	@sh scripts/tools versitygw fake-gcs-server azurite mailpit promtool
 	$(GO) test -timeout 30m ./...
 

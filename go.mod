@@ -4,6 +4,7 @@ go 1.26.6
 
 require (
 	github.com/DeRuina/timberjack v1.4.9
+	github.com/go-sql-driver/mysql v1.10.1
 	github.com/go-telegram/bot v1.19.0
 	github.com/gofrs/flock v0.13.2
 	github.com/google/go-cmp v0.7.0

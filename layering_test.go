@@ -58,6 +58,7 @@ var only = map[string]string{
 	"golang.org/x/crypto/ssh":          "sftp",
 	"github.com/wneessen/go-mail":      "notify",
 	"github.com/go-telegram/bot":       "notify",
+	"github.com/go-sql-driver/mysql":   "dbdump",
 }
 
 func TestLayering(t *testing.T) {
