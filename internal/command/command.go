@@ -6,6 +6,9 @@
 // Its output is read line by line, never held in memory as a whole, and may be
 // anything: binary, without an end, a hundred megabytes.
 //
+// Packages that run programs of their own choice, without a shell, take Apart and
+// KillGroup from here.
+//
 // Whether a command may be run at all is the caller's question: one in a file that
 // others can change must not be (config.OthersCanChange).
 package command
@@ -87,7 +90,7 @@ func Run(ctx context.Context, c Command) Result {
 	stdout, stderr := &stream{out: out}, &stream{out: out, stderr: true}
 	cmd := shell(c.Line)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = c.Dir, c.Env, stdout, stderr, pipeWait
-	apart(cmd)
+	Apart(cmd)
 	start := time.Now()
 	asked := false // to end
 	err := cmd.Start()
@@ -107,12 +110,12 @@ func Run(ctx context.Context, c Command) Result {
 				case <-time.After(c.Grace):
 				}
 			}
-			kill(cmd)
+			KillGroup(cmd)
 		})
 		err = cmd.Wait()
 		close(ended)
 		ending.Wait()
-		kill(cmd) // what it has left in the background
+		KillGroup(cmd) // what it has left in the background
 	}
 	stdout.end()
 	stderr.end()

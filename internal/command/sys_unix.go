@@ -9,11 +9,11 @@ import (
 
 func shell(line string) *exec.Cmd { return exec.Command("/bin/sh", "-c", line) }
 
-// apart puts a command into a process group of its own: an interrupt of the terminal is
+// Apart puts a command into a process group of its own: an interrupt of the terminal is
 // for the program, which ends the command.
-func apart(c *exec.Cmd) { c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
+func Apart(c *exec.Cmd) { c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
 
 func terminate(c *exec.Cmd) error { return syscall.Kill(-c.Process.Pid, syscall.SIGTERM) }
 
-// kill ends a command that was put apart, and all that it has started.
-func kill(c *exec.Cmd) { syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
+// KillGroup ends a command that was put apart, and all that it has started.
+func KillGroup(c *exec.Cmd) { syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
