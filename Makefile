@@ -30,7 +30,8 @@ test: go
 		/usr/sbin/sshd=openssh-server ssh-keygen=openssh-client node=nodejs npm=npm \
 		zbarimg=zbar-tools rsvg-convert=librsvg2-bin \
 		mkfs.btrfs=btrfs-progs dbus-daemon=dbus gnome-keyring-daemon=gnome-keyring secret-tool=libsecret-tools systemd-analyze=systemd \
-		/usr/sbin/mariadbd=mariadb-server mariadb-dump=mariadb-client mariadb-binlog=mariadb-server
+		/usr/sbin/mariadbd=mariadb-server mariadb-dump=mariadb-client mariadb-binlog=mariadb-server \
+		psql=postgresql-client pg_ctlcluster=postgresql
 	@sh scripts/tools versitygw fake-gcs-server azurite mailpit promtool
 	$(GO) test -timeout 30m ./...
 

@@ -53,6 +53,9 @@ type Child struct {
 	Secrets []string
 	// OnLine receives the lines of standard error, of at most 4 KiB; nil: nobody does.
 	OnLine func(line string)
+	// Prepare changes the command before it starts, as to run it for another account;
+	// nil: nothing is to be changed.
+	Prepare func(*exec.Cmd)
 }
 
 const (
@@ -127,6 +130,9 @@ func (c Child) Start(ctx context.Context) (*Running, error) {
 		cmd.Stdout = to
 	}
 	command.Apart(cmd)
+	if c.Prepare != nil {
+		c.Prepare(cmd)
+	}
 	r.cmd = cmd
 	err := cmd.Start()
 	if to != nil {
