@@ -40,6 +40,9 @@ type backupFlags struct {
 	caches, oneFS, encrypt, allowEmpty, dryRun                  bool
 	receivers                                                   []string
 	notifications                                               bool
+	stdin, fromCommand bool
+	stdinName          string
+	args               []string // the command of fromCommand
 }
 
 func (a *app) backupCommand() *cobra.Command {
@@ -56,17 +59,27 @@ what is read: incremental skips files unchanged since the last snapshot,
 differential those unchanged since the last full one, full reads every byte and
 reports files whose content changed while their metadata did not.
 
+What the commands of [STREAM NAME] in the configuration print are snapshots of their
+own, of kind stream, unless --source-dir names what to back up. With --stdin, what
+comes from standard input is backed up, as the file /stdin, and nothing else; with
+--stdin-from-command, what a command prints, if it ends with exit code 0. (A shell does not
+tell --stdin that the program before the | has failed.)
+
 A run that looks as if the source had been encrypted or deleted ([GUARD]) says so,
 and tags its snapshot suspicious; older ones are kept until 'approve'.
 
 Exit codes: 0 all done · 1 usage or configuration · 2 refused before anything was
 written (a source or every destination is missing, a wrong key) · 3 a destination
-or a file failed, or the run is suspicious and [GUARD] fail is set · 130
+file or stream failed, or the run is suspicious and [GUARD] fail is set · 130
 interrupted`,
 		Example: `  backup-handler backup --source-dir /home --backup-dirs /mnt/disk/backup --encrypt
   backup-handler backup --config /etc/backup-handler/config.ini
-  backup-handler backup --source-dir /etc --backup-dirs /a,/b --exclude '*.tmp' --dry-run`,
-		Args: cobra.NoArgs,
+  backup-handler backup --source-dir /etc --backup-dirs /a,/b --exclude '*.tmp' --dry-run
+  backup-handler backup --stdin-filename shop.sql --stdin-from-command -- pg_dump shop`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			f.args = args
+			return f.checkStdin(cmd)
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.backup(cmd.Context(), &f) },
 	}
 	fl := c.Flags()
@@ -92,7 +105,10 @@ interrupted`,
 	fl.StringArrayVar(&f.receivers, "receiver", nil, "mail this address about this run, too, from the account of [EMAIL] or [SMTP] (repeat)")
 	fl.BoolVar(&f.notifications, "notifications", false, "of BackupHandler 2.5: an error if there is no Telegram bot")
 	fl.MarkHidden("notifications")
-	fl.BoolVar(&f.allowEmpty, "allow-empty", false, "accept a source without any entry")
+	fl.BoolVar(&f.allowEmpty, "allow-empty", false, "accept a source without any entry, and a command or standard input without any output")
+	fl.BoolVar(&f.stdin, "stdin", false, "back up standard input, and nothing else")
+	fl.BoolVar(&f.fromCommand, "stdin-from-command", false, "back up what the command behind -- prints, and nothing else")
+	fl.StringVar(&f.stdinName, "stdin-filename", "stdin", "name of the file with it: NAME is /NAME in the snapshot")
 	fl.BoolVarP(&f.dryRun, "dry-run", "n", false, "say what would be backed up; write nothing")
 	return c
 }
@@ -113,6 +129,7 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 		return err
 	}
 	var p backupPlan
+	alone := slices.Concat(f.sources, []string{""}, a.backupDirs, f.servers, f.modes)
 	prepare := func(ctx context.Context, run *journal.Run) (err error) {
 		if p.BackupOptions, err = a.backupOptions(f); err != nil {
 			return job.Fail(job.ExitUsage, err, "")
@@ -146,6 +163,9 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 			p.acc.Close()
 		}
 	}()
+	if f.stdin || f.fromCommand {
+		alone = append(alone, "stdin", f.stdinName) // nobody waits for the run that backs up files
+	}
 	work := func(ctx context.Context, run *journal.Run) error { return a.makeBackup(ctx, f, &p, run) }
 	if f.dryRun {
 		run := &journal.Run{}
@@ -155,7 +175,7 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 		return work(ctx, run)
 	}
 	return a.asRun(ctx, runKind{
-		command: "backup", alone: slices.Concat(f.sources, []string{""}, a.backupDirs, f.servers, f.modes), wait: f.wait.or(0), preflight: prepare,
+		command: "backup", alone: alone, wait: f.wait.or(0), preflight: prepare,
 	}, work)
 }
 
@@ -370,11 +390,14 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 		Progress: new(backup.Progress), Note: a.note, Warn: func(line string) { a.warn("%s", line) }, Log: a.log, Now: time.Now, Known: a.known(),
 	}
 	var err error
-	if len(o.Sources) == 0 {
+	if o.Streams, err = a.streams(f); err != nil {
+		return nil, err
+	}
+	if len(o.Sources) == 0 && !f.stdin && !f.fromCommand {
 		if o.Sources, err = a.cfg.Sources(); err != nil {
 			return nil, err
 		}
-		if len(o.Sources) == 0 {
+		if len(o.Sources)+len(o.Streams) == 0 {
 			return nil, &job.Failure{Code: job.ExitUsage, Err: errors.New("no source is given"), Hint: "use --source-dir, or set [DEFAULT] source_dir in the configuration"}
 		}
 	}

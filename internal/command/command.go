@@ -1,7 +1,7 @@
-// Package command runs the commands that a configuration names: hooks, and what
-// judges a drill.
+// Package command runs the commands that a configuration names: hooks, what judges a
+// drill, and what prints a stream that is backed up.
 //
-// A command is a line for the shell. It runs in a process group of its own, so that
+// A command is a line for the shell, or a program and its arguments. It runs in a process group of its own, so that
 // all it has started can be ended with it, with a time limit, and without a terminal.
 // Its output is read line by line, never held in memory as a whole, and may be
 // anything: binary, without an end, a hundred megabytes.
@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"strings"
 	"sync"
@@ -43,6 +44,7 @@ const (
 // A Command is what to run.
 type Command struct {
 	Line string   // for /bin/sh -c, or cmd /C on Windows
+	Args []string // in its place: a program and its arguments, without a shell
 	Dir  string   // to run in; "": the program's own
 	Env  []string // all of it
 
@@ -57,6 +59,10 @@ type Command struct {
 	// OnLine receives the lines of standard output and of standard error, at most
 	// 10,000 of 4 KiB; never two at a time. nil: nobody does.
 	OnLine func(line string, stderr bool)
+	// Stdout receives all of standard output in its place, as it is. If it fails, so does
+	// the command; and if processes that the command has left behind might have printed more, that
+	// is a failure, too. nil: standard output is read by the line.
+	Stdout io.Writer
 }
 
 // A Result is what became of a command.
@@ -88,8 +94,16 @@ func Run(ctx context.Context, c Command) Result {
 	}
 	out := &output{command: &c}
 	stdout, stderr := &stream{out: out}, &stream{out: out, stderr: true}
-	cmd := shell(c.Line)
+	var cmd *exec.Cmd
+	if len(c.Args) > 0 {
+		cmd = exec.Command(c.Args[0], c.Args[1:]...)
+	} else {
+		cmd = shell(c.Line)
+	}
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = c.Dir, c.Env, stdout, stderr, pipeWait
+	if c.Stdout != nil {
+		cmd.Stdout = c.Stdout
+	}
 	Apart(cmd)
 	start := time.Now()
 	asked := false // to end
@@ -124,6 +138,11 @@ func Run(ctx context.Context, c Command) Result {
 		r.ExitCode = cmd.ProcessState.ExitCode()
 	}
 	switch {
+	case r.ExitCode == 0 && !asked && c.Stdout != nil && err != nil:
+		if errors.Is(err, exec.ErrWaitDelay) {
+			err = errors.New("it has ended, and what it has left behind keeps its output open")
+		}
+		r.Err = fmt.Errorf("failed: %w", err)
 	case r.ExitCode == 0 && !asked:
 	case asked && context.Cause(work) == limit:
 		r.TimedOut = true

@@ -3,6 +3,7 @@
 package command
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -85,6 +86,42 @@ func TestRunMuchOutput(t *testing.T) {
 	}
 	if len(r.Output) > maxTail+8 || !strings.HasPrefix(r.Output, "…") || !strings.Contains(r.Output, "end\n") {
 		t.Errorf("%d bytes", len(r.Output))
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+// Standard output as a stream is all of it, or a failure.
+func TestRunStream(t *testing.T) {
+	var out bytes.Buffer
+	c := Command{Line: `echo oops >&2; head -c 3000000 /dev/zero; printf '\377\n'`, Stdout: &out}
+	r, lines := run(t, c)
+	if want := append(make([]byte, 3_000_000), 0xff, '\n'); r.Err != nil || !bytes.Equal(out.Bytes(), want) {
+		t.Errorf("%d bytes, %v", out.Len(), r.Err)
+	}
+	if len(lines) != 1 || lines[0] != "true oops" || r.Output != "oops\n" || r.LastLine != "oops" {
+		t.Errorf("%q, %+v", lines, r)
+	}
+	out.Reset()
+	// No shell looks at the arguments.
+	if r, _ := run(t, Command{Args: []string{"printf", "%s", "$HOME; *"}, Env: os.Environ(), Stdout: &out}); r.Err != nil || out.String() != "$HOME; *" {
+		t.Errorf("%q, %v", &out, r.Err)
+	}
+	if r, _ := run(t, Command{Args: []string{"no-such-program-here"}, Stdout: &out}); r.Err == nil || r.ExitCode != -1 {
+		t.Errorf("%+v", r)
+	}
+	full := errors.New("full")
+	if r, _ := run(t, Command{Line: "echo x", Stdout: failing{full}}); !errors.Is(r.Err, full) {
+		t.Errorf("%+v", r)
+	}
+	if r, _ := run(t, Command{Line: "yes", Stdout: failing{full}}); r.Err == nil {
+		t.Errorf("%+v", r)
+	}
+	// Who knows what the one in the background still has to say.
+	if r, _ := run(t, Command{Line: "(sleep 600; echo more) & echo some", Stdout: &out}); r.Err == nil || !strings.Contains(r.Err.Error(), "left behind") {
+		t.Errorf("%+v", r)
 	}
 }
 

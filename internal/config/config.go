@@ -376,7 +376,11 @@ func (c *Config) Check() []error {
 	if len(errs) > 0 {
 		return errs // what follows from them would only repeat them
 	}
-	if dirs, err := c.Sources(); err == nil && len(dirs) == 0 {
+	streams, err := c.Streams()
+	if err != nil {
+		errs = append(errs, err)
+	}
+	if dirs, err := c.Sources(); err == nil && len(dirs)+len(streams) == 0 {
 		errs = append(errs, c.Value("DEFAULT", "source_dir").errorf("nothing to back up: set it"))
 	}
 	errs = append(errs, c.checkDestinations()...)

@@ -377,6 +377,14 @@ func currentSections() []Section {
 			{Name: "pre_backup", Type: String, Own: true, Example: "systemctl stop shop", Doc: "As in [HOOKS], after the one there."},
 			{Name: "post_backup", Type: String, Own: true, Example: "systemctl start shop", Doc: "As in [HOOKS], before the one there."},
 		}},
+		{Name: "STREAM", Named: true, Doc: "What a command prints, as a snapshot of its own, made by each backup behind that of the files: [STREAM NAME] is below /stream/NAME in it. A command that fails leaves no snapshot.", Keys: []Key{
+			{Name: "command", Type: String, Example: "ldapsearch -x -LLL",
+				Doc: "Line for /bin/sh. Any exit code but 0 is a failure; the shell tells that of the last command of a pipe only (bash -o pipefail tells any)."},
+			{Name: "file", Type: String, Check: checkFile, Example: "directory.ldif", Doc: "Name of the file with the output; unset means that of the section."},
+			{Name: "limit", Type: Duration, Default: "0s", Unit: "s", Example: "30m", Doc: "How long the command may take before it, and all that it has started, is ended, and has failed; 0 is no limit."},
+			{Name: "tags", Type: List, Example: "ldap", Doc: "Tags of the snapshot."},
+			{Name: "allow_empty", Type: Bool, Default: "False", Doc: "Accept that the command prints nothing, which is a failure else."},
+		}},
 		{Name: "DEDUP", Doc: "Deduplication of BackupHandler 2.5.", Keys: []Key{
 			{Name: "enabled", Type: Bool, Default: "False",
 				Deprecated: "repositories always store equal data once",

@@ -62,7 +62,7 @@ func TestPreflightInterval(t *testing.T) {
 func TestHasHooks(t *testing.T) {
 	for text, want := range map[string]bool{
 		"": false, "[HOOKS]\npre_backup =\n": false, "[HOOKS]\npre_backup = None\n": false,
-		"[HOOKS]\npre_backup = true\n": true, "[HOOKS]\npost_backup = ${UNSET}\n": true, "[DRILL]\ncheck_command = true\n": false,
+		"[HOOKS]\npre_backup = true\n": true, "[HOOKS]\npost_backup = ${UNSET}\n": true, "[DRILL]\ncheck_command = true\n": false, "[STREAM x]\ncommand = true\n": true,
 	} {
 		if c, _ := mustRead(t, text, envOf()); c.HasHooks() != want {
 			t.Errorf("%q: %t", text, !want)

@@ -1,11 +1,14 @@
 package config
 
 import (
+	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/schedule"
@@ -267,6 +270,55 @@ func (c *Config) Hooks() (Hooks, error) {
 	return h, r.err
 }
 
+// A Stream is one [STREAM NAME].
+type Stream struct {
+	Name       string // of the section
+	Command    string
+	File       string // slash-separated
+	Limit      time.Duration
+	Tags       []string
+	AllowEmpty bool
+}
+
+// Streams returns the sections [STREAM NAME] that have a command.
+func (c *Config) Streams() ([]Stream, error) {
+	var r reader
+	var streams []Stream
+	for _, section := range c.SectionsOf("STREAM") {
+		_, name, named := strings.Cut(section, " ")
+		command := c.Value(section, "command")
+		s := Stream{
+			Name:       name,
+			Command:    get(&r, command, Value.Text),
+			File:       get(&r, c.Value(section, "file"), Value.Text),
+			Limit:      get(&r, c.Value(section, "limit"), Value.Duration),
+			Tags:       get(&r, c.Value(section, "tags"), Value.List),
+			AllowEmpty: get(&r, c.Value(section, "allow_empty"), Value.Bool),
+		}
+		if s.File == "" {
+			s.File = name
+		}
+		switch {
+		case r.err != nil || s.Command == "" && !named:
+		case s.Command == "":
+			r.err = command.errorf("is missing: what does the stream consist of?")
+		case !named:
+			r.err = command.errorf("the section needs a name, [STREAM NAME]: the snapshot is called so")
+		default:
+			streams = append(streams, s)
+		}
+	}
+	return streams, r.err
+}
+
+// checkFile accepts names of files in a snapshot.
+func checkFile(text string) error {
+	if !fs.ValidPath(text) || text == "." || strings.ContainsRune(text, 0) {
+		return errors.New("must be the name of a file, without / at its ends, and without ..")
+	}
+	return nil
+}
+
 // StatusSentinel returns the file that holds the state of the last run: [PREFLIGHT]
 // status_sentinel, within the state directory unless it is absolute.
 func (c *Config) StatusSentinel() (string, error) {
@@ -341,10 +393,11 @@ func longestGap(s schedule.Schedule) (longest time.Duration) {
 	return longest
 }
 
-// HasHooks says whether the file sets any command of [HOOKS] or [SOURCE NAME].
+// HasHooks says whether the file sets any command of [HOOKS], [SOURCE NAME] or
+// [STREAM NAME].
 func (c *Config) HasHooks() bool {
 	return slices.ContainsFunc(c.allKeys(), func(k Key) bool {
-		command := k.Section == "HOOKS" && k.Name != "timeout" || k.Name == "pre_backup" || k.Name == "post_backup"
+		command := k.Section == "HOOKS" && k.Name != "timeout" || k.Name == "pre_backup" || k.Name == "post_backup" || k.Name == "command"
 		return command && c.Value(k.Section, k.Name).IsSet()
 	})
 }

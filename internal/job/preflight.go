@@ -165,7 +165,7 @@ func (p *preflighting) configuration() []preflight.Result {
 	if err := p.Config.Trusted(); err != nil {
 		r.State, r.Text, r.Hint = preflight.Warning, err.Error(), "make it yours alone: chmod 600"
 		if p.Config.HasHooks() {
-			r.State, r.Text, r.Hint = preflight.Refused, fmt.Sprintf("the commands of [HOOKS] are not run: %v", err), TrustHint
+			r.State, r.Text, r.Hint = preflight.Refused, fmt.Sprintf("its commands are not run: %v", err), TrustHint
 		}
 	}
 	results := []preflight.Result{r}

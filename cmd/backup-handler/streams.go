@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/tree"
+)
+
+// Streams of a backup: what commands of the configuration print, standard input, and what
+// a command of the command line prints.
+
+// checkStdin checks the flags about standard input, and the arguments.
+func (f *backupFlags) checkStdin(cmd *cobra.Command) error {
+	one := "--stdin"
+	if f.fromCommand {
+		one = "--stdin-from-command"
+	}
+	switch {
+	case !f.fromCommand && len(f.args) > 0:
+		return usageError("a command to run goes behind --stdin-from-command --", "unexpected argument %q", f.args[0])
+	case f.fromCommand && len(f.args) == 0:
+		return usageError("write it behind --: backup-handler backup --stdin-from-command -- pg_dump shop", "--stdin-from-command needs a command")
+	case f.stdin && f.fromCommand:
+		return usageError("", "--stdin and --stdin-from-command exclude each other")
+	case !f.stdin && !f.fromCommand:
+		if cmd.Flags().Changed("stdin-filename") {
+			return usageError("", "--stdin-filename needs --stdin or --stdin-from-command")
+		}
+		return nil
+	case len(f.sources) > 0:
+		return usageError("make two backups", "%s and --source-dir exclude each other", one)
+	}
+	if name := strings.TrimPrefix(f.stdinName, "/"); !fs.ValidPath(name) || name == "." || strings.ContainsRune(name, 0) {
+		return usageError("want a name such as shop.sql", "--stdin-filename %q is no name of a file", f.stdinName)
+	}
+	return nil
+}
+
+// streams are those of a backup.
+func (a *app) streams(f *backupFlags) ([]job.Stream, error) {
+	if f.stdin || f.fromCommand {
+		return []job.Stream{a.stdinStream(f)}, nil
+	}
+	if len(f.sources) > 0 {
+		return nil, nil // they are all that is asked for
+	}
+	configured, err := a.cfg.Streams()
+	if err != nil || len(configured) == 0 {
+		return nil, err
+	}
+	if err := a.cfg.Trusted(); err != nil {
+		return nil, &job.Failure{Code: job.ExitUsage, Err: fmt.Errorf("the commands of [STREAM NAME] are not run, and so nothing is: %w", err), Hint: job.TrustHint}
+	}
+	var streams []job.Stream
+	for _, c := range configured {
+		s := job.Stream{Name: "[STREAM " + c.Name + "]", Kind: tree.KindStream, Source: "/stream/" + c.Name, Tags: c.Tags, What: a.redactor()(c.Command)}
+		p := a.program(s.Source)
+		p.Line, p.File, p.Limit, p.AllowEmpty = c.Command, c.File, c.Limit, c.AllowEmpty || f.allowEmpty
+		s.Produce = p.Produce
+		streams = append(streams, s)
+	}
+	return streams, nil
+}
+
+// program is a command of a stream, which knows what hooks know but of the run.
+func (a *app) program(source string) *job.Program {
+	file, _ := absoluteConfig(a.cfg)
+	return &job.Program{
+		Env:    append(a.hookEnvironment(), "BACKUP_HANDLER_RUN_ID="+a.runID, "BACKUP_HANDLER_CONFIG="+file, "BACKUP_HANDLER_SOURCE="+source),
+		Redact: a.redactor(), Log: a.log.With("stream", source),
+	}
+}
+
+// stdinStream is the stream of standard input, or of the command in its place.
+func (a *app) stdinStream(f *backupFlags) job.Stream {
+	s := job.Stream{Name: "standard input", Kind: tree.KindStream, Source: path.Join("/", f.stdinName), What: "standard input"}
+	if !f.fromCommand {
+		in := &job.Input{From: a.stdin, File: ".", AllowEmpty: f.allowEmpty}
+		s.Produce = in.Produce
+		return s
+	}
+	p := a.program(s.Source)
+	p.Args, p.File, p.AllowEmpty = f.args, ".", f.allowEmpty
+	s.Name, s.Produce = "command", p.Produce
+	s.What = a.redactor()(strings.Join(f.args, " "))
+	return s
+}
