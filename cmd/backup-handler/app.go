@@ -387,6 +387,8 @@ func (a *app) chosen(modes, servers []string) ([]string, error) {
 	if len(servers) > 0 {
 		use = config.Modes{Local: len(a.backupDirs) > 0, SSH: true}
 	}
+	// A database alone goes where BackupHandler 2.5 put it.
+	modes = slices.DeleteFunc(slices.Clone(modes), func(m string) bool { return m == "db" })
 	if len(modes) > 0 {
 		use = config.Modes{Local: slices.Contains(modes, "local"), SSH: slices.Contains(modes, "ssh"), S3: slices.Contains(modes, "s3")}
 	}

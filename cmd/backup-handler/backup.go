@@ -40,9 +40,9 @@ type backupFlags struct {
 	caches, oneFS, encrypt, allowEmpty, dryRun                  bool
 	receivers                                                   []string
 	notifications                                               bool
-	stdin, fromCommand bool
-	stdinName          string
-	args               []string // the command of fromCommand
+	stdin, fromCommand                                          bool
+	stdinName                                                   string
+	args                                                        []string // the command of fromCommand
 }
 
 func (a *app) backupCommand() *cobra.Command {
@@ -84,7 +84,7 @@ interrupted`,
 	}
 	fl := c.Flags()
 	fl.StringArrayVar(&f.sources, "source-dir", nil, "directory or file to back up (repeat)")
-	fl.StringSliceVar(&f.modes, "operation-modes", nil, "use only these of the configured destinations: local, ssh, s3")
+	fl.StringSliceVar(&f.modes, "operation-modes", nil, "use only these of the configured destinations: local, ssh, s3; db backs up each [DATABASE], too, or, alone, nothing else")
 	fl.StringSliceVar(&f.servers, "ssh-servers", nil, "SSH servers, as host or user@host:port, instead of those of the configuration")
 	fl.StringVar(&f.mode, "backup-mode", "", "full, incremental or differential (default: the configuration's, else incremental)")
 	fl.StringSliceVar(&f.exclude, "exclude", nil, "leave out names or relative paths that match: *, ?, [seq]; * crosses / (repeat, or commas)")
@@ -393,7 +393,7 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 	if o.Streams, err = a.streams(f); err != nil {
 		return nil, err
 	}
-	if len(o.Sources) == 0 && !f.stdin && !f.fromCommand {
+	if len(o.Sources) == 0 && !f.stdin && !f.fromCommand && !f.onlyDatabases() {
 		if o.Sources, err = a.cfg.Sources(); err != nil {
 			return nil, err
 		}
@@ -402,8 +402,8 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 		}
 	}
 	for _, m := range f.modes {
-		if !slices.Contains([]string{"local", "ssh", "s3"}, m) {
-			return nil, fmt.Errorf("--operation-modes %q: want local, ssh or s3", m)
+		if !slices.Contains([]string{"local", "ssh", "s3", "db"}, m) {
+			return nil, fmt.Errorf("--operation-modes %q: want local, ssh, s3 or db", m)
 		}
 	}
 	if o.Destinations, err = a.destinations(f.modes, f.servers); err != nil {

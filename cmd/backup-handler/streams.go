@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,12 +49,13 @@ func (a *app) streams(f *backupFlags) ([]job.Stream, error) {
 	if f.stdin || f.fromCommand {
 		return []job.Stream{a.stdinStream(f)}, nil
 	}
-	if len(f.sources) > 0 {
-		return nil, nil // they are all that is asked for
+	databases, err := a.databases(f)
+	if err != nil || len(f.sources) > 0 || f.onlyDatabases() {
+		return databases, err // they are all that is asked for
 	}
 	configured, err := a.cfg.Streams()
 	if err != nil || len(configured) == 0 {
-		return nil, err
+		return databases, err
 	}
 	if err := a.cfg.Trusted(); err != nil {
 		return nil, &job.Failure{Code: job.ExitUsage, Err: fmt.Errorf("the commands of [STREAM NAME] are not run, and so nothing is: %w", err), Hint: job.TrustHint}
@@ -65,7 +68,31 @@ func (a *app) streams(f *backupFlags) ([]job.Stream, error) {
 		s.Produce = p.Produce
 		streams = append(streams, s)
 	}
-	return streams, nil
+	return append(databases, streams...), nil
+}
+
+// onlyDatabases says that no files are asked for.
+func (f *backupFlags) onlyDatabases() bool {
+	return len(f.modes) > 0 && !slices.ContainsFunc(f.modes, func(m string) bool { return m != "db" })
+}
+
+// databases are the streams of [DATABASE].
+func (a *app) databases(f *backupFlags) ([]job.Stream, error) {
+	asked := slices.Contains(f.modes, "db")
+	if !asked {
+		m, err := a.cfg.Modes()
+		if err != nil || !m.DB || len(f.modes)+len(f.sources) > 0 {
+			return nil, err
+		}
+	}
+	all, err := a.cfg.Databases()
+	if err != nil {
+		return nil, err
+	}
+	if asked && len(all) == 0 {
+		return nil, errors.New("mode db has no database: set [DATABASE] database")
+	}
+	return job.Databases(all, func(line string) { a.warn("%s", line) }), nil
 }
 
 // program is a command of a stream, which knows what hooks know but of the run.

@@ -244,11 +244,9 @@ func (l *legacy) command() ([]string, error) {
 	}
 	for _, m := range l.values["operation-modes"] {
 		switch m {
-		case "local", "ssh", "s3":
-		case "db":
-			return nil, usageError("dump the database into a source directory first", "--operation-modes %s of BackupHandler 2.5 is not in this version", m)
+		case "local", "ssh", "s3", "db":
 		default:
-			return nil, usageError("", "--operation-modes %q: want local, ssh or s3", m)
+			return nil, usageError("", "--operation-modes %q: want local, ssh, s3 or db", m)
 		}
 	}
 	action := "backup"

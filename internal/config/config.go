@@ -380,7 +380,14 @@ func (c *Config) Check() []error {
 	if err != nil {
 		errs = append(errs, err)
 	}
-	if dirs, err := c.Sources(); err == nil && len(dirs)+len(streams) == 0 {
+	databases, err := c.Databases()
+	if err != nil {
+		errs = append(errs, err)
+	}
+	if m, err := c.Modes(); err == nil && m.DB && c.Value("MODES", "db").IsSet() && len(databases) == 0 {
+		errs = append(errs, c.Value("MODES", "db").errorf("needs [DATABASE] database"))
+	}
+	if dirs, err := c.Sources(); err == nil && len(dirs)+len(streams)+len(databases) == 0 {
 		errs = append(errs, c.Value("DEFAULT", "source_dir").errorf("nothing to back up: set it"))
 	}
 	errs = append(errs, c.checkDestinations()...)

@@ -24,6 +24,8 @@ type Stream struct {
 	Tags   []string // beside those of the run
 	What   string   // what a dry run says that would be run, in one line without secrets
 
+	// Look, if set, is told of all snapshots of the destination before Produce is called.
+	Look func([]*tree.Snapshot)
 	// Produce creates the files. before is the Source in the snapshot before, if it is a
 	// directory; nil: there is none. If Produce returns an error there is no snapshot; the
 	// hint of a *dbdump.Error reaches the user. It may be called again: when a destination
@@ -86,6 +88,9 @@ func streamTo(ctx context.Context, d *Destination, o *BackupOptions, s *Stream) 
 			if err == nil && n.Type == tree.Dir {
 				before = restore.NewFS(ctx, d.Repo, n)
 			} // what is damaged is as good as none
+		}
+		if s.Look != nil {
+			s.Look(d.Snapshots)
 		}
 		return s.Produce(ctx, to, before)
 	})
