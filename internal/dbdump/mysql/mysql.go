@@ -266,7 +266,7 @@ func (s *session) find(ctx context.Context, names [3]string) (program, error) {
 	if err := (dbdump.Child{Path: path, Args: []string{"--no-defaults", "--version"}, Stdout: &out}).Run(ctx); err != nil {
 		return program{}, err
 	}
-	p := program{path: path, mariaDB: strings.Contains(out.String(), "MariaDB")}
+	p := program{path: path, mariaDB: strings.Contains(strings.ToLower(path+out.String()), "mariadb")}
 	// "mariadb-dump  Ver 10.19 Distrib 10.11.19-MariaDB, for debian-linux-gnu (x86_64)"
 	// "mariadb-dump from 11.4.5-MariaDB, client 10.19 for Linux (x86_64)"
 	// "mysqldump  Ver 8.0.40 for Linux on x86_64 (MySQL Community Server - GPL)"
