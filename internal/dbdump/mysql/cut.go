@@ -268,6 +268,11 @@ func (c *cutter) section(head []byte, text string) error {
 		if c.kind != inTable || c.name != name {
 			return c.lie(name)
 		}
+		// What stands between the definition and the data belongs to neither.
+		if err := c.put(newlines(c.newlines)); err != nil {
+			return err
+		}
+		c.newlines = 0
 		c.kind, c.hash = inData, sha256.New()
 		return c.write(head)
 	}

@@ -369,6 +369,7 @@ func TestDumpRefusals(t *testing.T) {
 		"no LOCK TABLES":   {full, DumpOptions{LockTables: true}, "LOCK TABLES on `shop`.*", "GRANT LOCK TABLES"},
 		"no BINLOG":        {full, DumpOptions{RequirePosition: true}, "BINLOG MONITOR on *.*", "GRANT BINLOG MONITOR"},
 		"no binary log":    {root(s), DumpOptions{RequirePosition: true}, "no binary log", "log_bin"},
+		"no programs":      {Server{Socket: s.Socket, User: "root", Programs: t.TempDir()}, DumpOptions{}, "find mariadb-dump or mysqldump in", "directory"},
 		"bad argument":     {full, DumpOptions{ExtraArgs: []string{"--no-such-thing"}}, "no-such-thing", "extra_args"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -31,6 +31,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -60,6 +62,9 @@ type Server struct {
 	// "required": whoever it is; "verified": with a certificate for Host.
 	TLS    string
 	CAFile string // that signed the certificate; "": the system's authorities
+	// Programs is the only directory in which the server's programs are looked for; "":
+	// the PATH.
+	Programs string
 }
 
 // dialTimeout bounds the wait for a server's first word.
@@ -258,7 +263,7 @@ func (s *session) find(ctx context.Context, names [3]string) (program, error) {
 	if !s.mariaDB {
 		order[0], order[1] = order[1], order[0]
 	}
-	path, err := dbdump.FindProgram(names[2], nil, order...)
+	path, err := s.server.findProgram(names[2], nil, order...)
 	if err != nil {
 		return program{}, err
 	}
@@ -266,7 +271,7 @@ func (s *session) find(ctx context.Context, names [3]string) (program, error) {
 	if err := (dbdump.Child{Path: path, Args: []string{"--no-defaults", "--version"}, Stdout: &out}).Run(ctx); err != nil {
 		return program{}, err
 	}
-	p := program{path: path, mariaDB: strings.Contains(out.String(), "MariaDB")}
+	p := program{path: path, mariaDB: strings.Contains(strings.ToLower(path+out.String()), "mariadb")}
 	// "mariadb-dump  Ver 10.19 Distrib 10.11.19-MariaDB, for debian-linux-gnu (x86_64)"
 	// "mariadb-dump from 11.4.5-MariaDB, client 10.19 for Linux (x86_64)"
 	// "mysqldump  Ver 8.0.40 for Linux on x86_64 (MySQL Community Server - GPL)"
@@ -278,6 +283,21 @@ func (s *session) find(ctx context.Context, names [3]string) (program, error) {
 	}
 	p.version = strings.TrimSpace(baseName(path) + " " + p.version)
 	return p, nil
+}
+
+// findProgram finds the first of some programs, on the PATH or else in other directories,
+// or in the one that was chosen.
+func (s Server) findProgram(pkg string, dirs []string, names ...string) (string, error) {
+	if s.Programs == "" {
+		return dbdump.FindProgram(pkg, dirs, names...)
+	}
+	for _, name := range names {
+		if path, err := exec.LookPath(filepath.Join(s.Programs, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", &dbdump.Error{Err: fmt.Errorf("find %s in %s: %w", strings.Join(names, " or "), s.Programs, exec.ErrNotFound),
+		Hint: "set the directory that has the server's programs, or none to look on the PATH"}
 }
 
 func baseName(path string) string { return path[strings.LastIndexAny(path, `/\`)+1:] }

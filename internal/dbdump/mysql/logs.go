@@ -1,0 +1,378 @@
+package mysql
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+)
+
+// LogsKind is that of snapshots of binary logs, LogsName the file that describes them.
+const (
+	LogsKind = "mysql-log"
+	LogsName = "logs.json"
+)
+
+// Logs are binary logs of one server, the oldest first.
+type Logs struct {
+	Kind     string    `json:"kind"`
+	Server   string    `json:"server"` // name and version
+	Address  string    `json:"address"`
+	UUID     string    `json:"uuid,omitempty"` // of the server; MariaDB may have none
+	ServerID uint32    `json:"server_id"`
+	Files    []LogFile `json:"files"`
+}
+
+// A LogFile is one binary log.
+type LogFile struct {
+	Name string `json:"name"` // on the server: "binlog.000042"
+	// File is its name in the archive, with the time at which the server has begun it:
+	// a server that begins to count anew uses names again.
+	File     string    `json:"file"`
+	Bytes    int64     `json:"bytes"`
+	SHA256   string    `json:"sha256"`
+	ServerID uint32    `json:"server_id"` // of its first event
+	Created  time.Time `json:"created"`
+	Last     time.Time `json:"last"` // of its last event
+	// Until is by the server's clock: what was committed before is in this log or in
+	// those before it. It was right before the log was read.
+	Until time.Time `json:"until"`
+	// Closed logs do not grow any more.
+	Closed bool `json:"closed"`
+	// Gap means that the log before this one is not here, if there was one: it was
+	// purged before it could be read, or the server has begun to count anew.
+	Gap bool `json:"gap"`
+}
+
+// ReadLogs reads the description of archived logs, whose directory is the root of fsys.
+func ReadLogs(fsys fs.FS) (*Logs, error) {
+	b, err := fs.ReadFile(fsys, LogsName)
+	if err != nil {
+		return nil, fmt.Errorf("read the description of the binary logs: %w", err)
+	}
+	l := new(Logs)
+	if err := json.Unmarshal(b, l); err != nil {
+		return nil, fmt.Errorf("read the description of the binary logs: %w", err)
+	}
+	if l.Kind != LogsKind {
+		return nil, fmt.Errorf("these are no binary logs of MySQL or MariaDB, but %q", printable(l.Kind))
+	}
+	return l, nil
+}
+
+// ArchiveOptions say how logs are archived.
+type ArchiveOptions struct {
+	// Flush makes the server begin a new log before, so that the one it writes to is
+	// small: it is read again by the next call.
+	Flush bool
+	// TempDir is where one log at a time is kept, of at most the server's
+	// max_binlog_size and one transaction; "": the system's.
+	TempDir  string
+	Progress dbdump.Progress                  // nil: nobody is told
+	Warn     func(format string, args ...any) // nil: nobody is told
+}
+
+// Archive reads from a server the logs that are not in have, and the one that the server
+// writes to, stores each in a sink, and last the description of all: those of have as
+// well, whose files the caller takes over from where it has them. have may be nil.
+//
+// If it fails after some logs were stored, the description of these is stored, and what
+// it has is returned with the error: the next call goes on there.
+//
+// A log that is missing between those of have and those of the server is warned of, and
+// marked: what follows is archived all the same.
+func Archive(ctx context.Context, server Server, have *Logs, to dbdump.Sink, o ArchiveOptions) (*Logs, error) {
+	warn := func(format string, args ...any) {
+		if o.Warn != nil {
+			o.Warn(format, args...)
+		}
+	}
+	s, err := open(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	binlog, err := s.find(ctx, binlogNames)
+	if err != nil {
+		return nil, err
+	}
+	on, err := s.hasLogs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !on {
+		return nil, &dbdump.Error{Err: errors.New("the server writes no binary log"), Hint: "switch it on in the server's configuration: log_bin, server_id, binlog_format = ROW"}
+	}
+	if err := s.checkLogs(ctx, o.Flush); err != nil {
+		return nil, err
+	}
+	out := &Logs{Kind: LogsKind, Server: s.name(), Address: server.Address(), UUID: s.uuid(ctx)}
+	if err := s.db.QueryRowContext(ctx, "SELECT @@server_id").Scan(&out.ServerID); err != nil {
+		return nil, fmt.Errorf("ask for the server's ID: %w", err)
+	}
+	var format string
+	if err := s.db.QueryRowContext(ctx, "SELECT @@GLOBAL.binlog_format").Scan(&format); err == nil && !strings.EqualFold(format, "ROW") {
+		warn("the server logs statements (binlog_format = %s), some of which cannot be replayed into another database: set it to ROW", format)
+	}
+	if o.Flush {
+		if _, err := s.db.ExecContext(ctx, "FLUSH BINARY LOGS"); err != nil {
+			return nil, fmt.Errorf("begin a new binary log: %w", err)
+		}
+	}
+	if have != nil {
+		if have.UUID != "" && out.UUID != "" && have.UUID != out.UUID {
+			return nil, &dbdump.Error{Err: fmt.Errorf("%s is another server than the one whose logs were archived (%s, %s)", out.Address, printable(have.Address), printable(have.UUID)),
+				Hint: "give the section of the configuration another name: each server has an archive of its own"}
+		}
+		out.Files = slices.Clone(have.Files)
+	}
+	list, err := s.logs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	todo, gap, err := s.missingLogs(ctx, binlog, out, list, warn)
+	if err != nil {
+		return nil, err
+	}
+	stored := 0
+	for i, name := range todo {
+		f, err := s.fetch(ctx, binlog, name, to, &o)
+		if err != nil {
+			err = fmt.Errorf("archive the binary log %s: %w", printable(name.name), err)
+			if stored > 0 {
+				err = errors.Join(err, out.write(to))
+			}
+			return out, err
+		}
+		f.Closed = name.closed
+		f.Gap = gap && i == 0
+		out.Files = append(out.Files, f)
+		stored++
+	}
+	return out, out.write(to)
+}
+
+func (l *Logs) write(to dbdump.Sink) error {
+	b, err := json.MarshalIndent(l, "", "\t")
+	if err != nil {
+		return err
+	}
+	_, err = writeFile(to, LogsName, string(b)+"\n")
+	return err
+}
+
+// uuid identifies the server; "" if it has no such name.
+func (s *session) uuid(ctx context.Context) (id string) {
+	if s.mariaDB {
+		s.db.QueryRowContext(ctx, "SELECT @@server_uid").Scan(&id)
+	} else {
+		s.db.QueryRowContext(ctx, "SELECT @@server_uuid").Scan(&id)
+	}
+	return id
+}
+
+// A serverLog is a log that the server has.
+type serverLog struct {
+	name   string
+	bytes  int64
+	closed bool
+}
+
+func (s *session) logs(ctx context.Context) ([]serverLog, error) {
+	rows, err := s.db.QueryContext(ctx, "SHOW BINARY LOGS")
+	if err != nil {
+		return nil, fmt.Errorf("list the binary logs: %w", err)
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		return nil, err
+	}
+	var all []serverLog
+	for rows.Next() {
+		var l serverLog
+		to := []any{&l.name, &l.bytes, new(any)}[:len(columns)] // MySQL says whether it is encrypted
+		if err := rows.Scan(to...); err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	for i := range all[:max(0, len(all)-1)] {
+		all[i].closed = true
+	}
+	if len(all) == 0 && rows.Err() == nil {
+		return nil, errors.New("the server has no binary logs")
+	}
+	return all, rows.Err()
+}
+
+// missingLogs says which logs are to be read, and whether one before the first of them
+// is lost. It takes the last log of have out, if that has grown.
+func (s *session) missingLogs(ctx context.Context, binlog program, have *Logs, list []serverLog, warn func(string, ...any)) (todo []serverLog, gap bool, err error) {
+	if len(have.Files) == 0 {
+		return list, true, nil
+	}
+	last := have.Files[len(have.Files)-1]
+	anew := func(why string) ([]serverLog, bool, error) {
+		warn("%s: no moment between %s and %s can be restored", why, last.Until.Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
+		return list, true, nil
+	}
+	i := slices.IndexFunc(list, func(l serverLog) bool { return l.name == last.Name })
+	if i < 0 {
+		number, base := logNumber(last.Name)
+		first, firstBase := logNumber(list[0].name)
+		switch {
+		case base != firstBase || first <= number:
+			return anew(fmt.Sprintf("the server has begun to count its binary logs anew (%s, after %s)", printable(list[0].name), printable(last.Name)))
+		case first == number+1 && last.Closed:
+			return list, false, nil
+		case first == number+1:
+			return anew(fmt.Sprintf("the server has purged %s before its end was archived", printable(last.Name)))
+		}
+		return anew(fmt.Sprintf("the server has purged binary logs before they were archived: those after %s, before %s", printable(last.Name), printable(list[0].name)))
+	}
+	created, id, err := s.logBeginning(ctx, binlog, last.Name)
+	if err != nil {
+		return nil, false, err
+	}
+	if !created.Equal(last.Created) || id != last.ServerID {
+		return anew(fmt.Sprintf("the server's %s is another one than that which was archived: it has begun to count anew", printable(last.Name)))
+	}
+	if last.Closed {
+		return list[i+1:], false, nil
+	}
+	have.Files = have.Files[:len(have.Files)-1]
+	return list[i:], last.Gap, nil
+}
+
+// logNumber splits the name of a log: "binlog.000042" is the 42nd of "binlog".
+func logNumber(name string) (n int64, base string) {
+	base, digits, _ := cutLast(name, ".")
+	n, _ = strconv.ParseInt(digits, 10, 64)
+	return n, base
+}
+
+// BINLOG '…' holds the first event of a log.
+var binlogStatement = regexp.MustCompile(`(?s)\nBINLOG '\n(.*?)\n'`)
+
+// logBeginning asks for the first event of a log: when it was begun, by which server.
+func (s *session) logBeginning(ctx context.Context, binlog program, name string) (created time.Time, serverID uint32, err error) {
+	var out bytes.Buffer
+	child := s.child(binlog, "--read-from-remote-server", "--stop-position=5", "--", name)
+	child.Stdout = &out
+	if err := child.Run(ctx); err != nil {
+		return time.Time{}, 0, logError(err)
+	}
+	m := binlogStatement.FindSubmatch(out.Bytes())
+	if m == nil {
+		return time.Time{}, 0, fmt.Errorf("the beginning of %s is not understood", printable(name))
+	}
+	raw, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(string(m[1]), "\n", ""))
+	if err != nil {
+		return time.Time{}, 0, fmt.Errorf("the beginning of %s is not understood", printable(name))
+	}
+	l, err := newLogReader(io.MultiReader(strings.NewReader(logMagic), bytes.NewReader(raw)), name)
+	if err != nil {
+		return time.Time{}, 0, err
+	}
+	return l.created.time, l.created.serverID, nil
+}
+
+// fetch stores one log. The program can write to files only: one is kept at a time.
+func (s *session) fetch(ctx context.Context, binlog program, log serverLog, to dbdump.Sink, o *ArchiveOptions) (LogFile, error) {
+	f := LogFile{Name: log.name}
+	var now float64
+	if err := s.db.QueryRowContext(ctx, "SELECT UNIX_TIMESTAMP()").Scan(&now); err != nil {
+		return f, err
+	}
+	f.Until = time.Unix(int64(now), 0).UTC()
+	dir, err := os.MkdirTemp(o.TempDir, "backup-handler-binlog-")
+	if err != nil {
+		return f, err
+	}
+	defer os.RemoveAll(dir)
+	child := s.child(binlog, "--read-from-remote-server", "--raw", "--result-file="+dir+string(filepath.Separator), "--", log.name)
+	if err := child.Run(ctx); err != nil {
+		return f, logError(err)
+	}
+	in, err := os.Open(filepath.Join(dir, log.name))
+	if err != nil {
+		return f, err
+	}
+	defer in.Close()
+	if err := f.inspect(in); err != nil {
+		return f, err
+	}
+	if log.closed && f.Bytes != log.bytes {
+		return f, fmt.Errorf("it has %d bytes on the server, and %d arrived", log.bytes, f.Bytes)
+	}
+	if _, err := in.Seek(0, io.SeekStart); err != nil {
+		return f, err
+	}
+	f.File = f.Created.Format("20060102T150405Z") + "-" + dbdump.FileName(log.name)
+	w, err := to.Create(f.File)
+	if err != nil {
+		return f, err
+	}
+	sum := sha256.New()
+	_, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(w, sum)}, &counting{in, o.Progress}, make([]byte, 1<<20))
+	f.SHA256 = hex.EncodeToString(sum.Sum(nil))
+	return f, errors.Join(err, w.Close())
+}
+
+// inspect reads all events of a log, and notes what they say.
+func (f *LogFile) inspect(in io.Reader) error {
+	l, err := newLogReader(in, f.Name)
+	if err != nil {
+		return err
+	}
+	f.Created, f.Last, f.ServerID = l.created.time, l.created.time, l.created.serverID
+	for {
+		e, err := l.next()
+		if err == io.EOF {
+			f.Bytes = l.at
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if e.time.After(f.Last) {
+			f.Last = e.time
+		}
+	}
+}
+
+// logError adds what to do about a failure of the program that reads logs.
+func logError(err error) error {
+	failed, ok := errors.AsType[*dbdump.ChildError](err)
+	if !ok {
+		return err
+	}
+	hint := ""
+	for _, h := range []struct{ said, hint string }{
+		{"Could not find first log file", "the server has purged it in the meantime: run it again"},
+		{"Lost connection", "the server has ended, or has closed the connection: look into its log"},
+		{"o space left", "the directory for temporary files is full: it has to hold one binary log"},
+	} {
+		if strings.Contains(failed.Stderr, h.said) {
+			hint = h.hint
+			break
+		}
+	}
+	return &dbdump.Error{Err: err, Hint: hint}
+}
