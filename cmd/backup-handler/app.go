@@ -575,7 +575,8 @@ func (a *app) filterFlags(c *cobra.Command) {
 	fl := c.Flags()
 	fl.StringVar(&a.filter.Host, "host", "", "only snapshots of this host")
 	fl.StringVar(&a.filter.Tag, "tag", "", "only snapshots with this tag")
-	fl.Var(kindFlag{&a.filter.Kind}, "kind", "only snapshots of files, of a stream or of a kind of database: "+kindNames()+" (default: latest and times mean files, where there are any)")
+	fl.Var(kindFlag{&a.filter.Kind}, "kind", "only snapshots of this kind: "+kindNames()+" (default: any, but latest and times mean files, where there are any)")
+	_ = c.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions(strings.Split(kindNames(), ", "), cobra.ShellCompDirectiveNoFileComp))
 }
 
 // A kindFlag takes the name of a kind.

@@ -59,11 +59,11 @@ what is read: incremental skips files unchanged since the last snapshot,
 differential those unchanged since the last full one, full reads every byte and
 reports files whose content changed while their metadata did not.
 
-What the commands of [STREAM NAME] in the configuration print are snapshots of their
-own, of kind stream, unless --source-dir names what to back up. With --stdin, what
-comes from standard input is backed up, as the file /stdin, and nothing else; with
---stdin-from-command, what a command prints, if it ends with exit code 0. (A shell does not
-tell --stdin that the program before the | has failed.)
+What the commands of [STREAM NAME] in the configuration print are snapshots of
+their own, of kind stream, unless --source-dir names what to back up. With --stdin,
+what comes from standard input is backed up, as the file /stdin, and nothing else;
+with --stdin-from-command, what a command prints, if it ends with exit code 0. (A
+shell does not tell --stdin that the program before the | has failed.)
 
 A run that looks as if the source had been encrypted or deleted ([GUARD]) says so,
 and tags its snapshot suspicious; older ones are kept until 'approve'.
@@ -690,7 +690,7 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 		case o.DryRun:
 			fmt.Fprintf(w, "dry run: nothing was written (%s)\n", o.Mode)
 		case s == nil:
-			fmt.Fprintln(w, "no files were asked for")
+			fmt.Fprintf(w, "%d of %s\n", len(res.Made()), things(len(res.Streams), "stream"))
 		default:
 			fmt.Fprintf(w, "snapshot %s  %s  %s\n", s.ID.Short(), s.Time.Local().Format(time.DateTime), s.Mode)
 		}

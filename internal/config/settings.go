@@ -314,7 +314,7 @@ func (c *Config) Streams() ([]Stream, error) {
 // checkFile accepts names of files in a snapshot.
 func checkFile(text string) error {
 	if !fs.ValidPath(text) || text == "." || strings.ContainsRune(text, 0) {
-		return errors.New("must be the name of a file, without / at its ends, and without ..")
+		return errors.New("must be the name of a file: no / at its ends, and no .. in it")
 	}
 	return nil
 }
