@@ -336,7 +336,7 @@ func (l *logWriter) Put(ctx context.Context, name string, _ int64, r io.Reader) 
 // PostgreSQL server with a name. The snapshot has all that the one before had, but for what
 // no base backup of the server needs any more.
 func PushLog(name, file, segment string, warn func(string)) Stream {
-	s := Stream{Name: name + "'s log", Kind: tree.KindPostgreSQLLog, Source: DatabaseSource(tree.KindPostgreSQLLog, name), What: segment}
+	s := Stream{Name: name + "'s log", Kind: tree.KindPostgreSQLLog, Source: DatabaseSource(tree.KindPostgreSQLLog, name), What: segment, Piles: true}
 	oldest := watchOldest(&s, tree.KindPostgreSQLBase, name)
 	s.Produce = func(ctx context.Context, to *backup.Sink, before fs.FS) error {
 		l := new(Log)

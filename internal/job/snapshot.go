@@ -80,6 +80,16 @@ func parseTime(s string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
+// ParseMoment reads an instant in one of the forms that snapshots may be named by.
+func ParseMoment(text string) (time.Time, error) {
+	for _, layout := range timeLayouts {
+		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("%q is no time", text)
+}
+
 // A Filter chooses snapshots; "" is any.
 type Filter struct {
 	Host string

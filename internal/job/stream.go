@@ -26,6 +26,9 @@ type Stream struct {
 
 	// Look, if set, is told of all snapshots of the destination before Produce is called.
 	Look func([]*tree.Snapshot)
+	// Piles says that each snapshot has all of those before: they are forgotten, by
+	// ForgetLogs.
+	Piles bool
 	// Produce creates the files. before is the Source in the snapshot before, if it is a
 	// directory; nil: there is none. If Produce returns an error there is no snapshot; the
 	// hint of a *dbdump.Error reaches the user. It may be called again: when a destination
@@ -68,6 +71,22 @@ func (m *maker) streams(ctx context.Context, res *BackupResult) {
 			s.Err = firstError(res.Destinations)
 		}
 		m.copy(ctx, group) // without a new one, what was missed before
+		if s.Piles && s.Snapshot != nil {
+			m.forgetLogs(ctx, s.Snapshot)
+		}
+	}
+}
+
+// forgetLogs forgets what a snapshot of a log supersedes. What cannot be forgotten costs
+// room, and no more.
+func (m *maker) forgetLogs(ctx context.Context, last *tree.Snapshot) {
+	for _, d := range m.ready {
+		if d.Err != nil {
+			continue
+		}
+		if err := ForgetLogs(ctx, d, last); err != nil && m.o.Log != nil {
+			m.o.Log.Warn("superseded snapshots of a log stay", "destination", d.Location, "error", err.Error())
+		}
 	}
 }
 
