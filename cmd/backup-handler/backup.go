@@ -41,6 +41,8 @@ type backupFlags struct {
 	receivers                                                   []string
 	notifications                                               bool
 	stdin, fromCommand                                          bool
+	onlyLogs                                                    bool // archive logs of databases, and nothing else
+	bare                                                        bool // no sources: the caller has its own
 	stdinName                                                   string
 	args                                                        []string // the command of fromCommand
 }
@@ -393,7 +395,7 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 	if o.Streams, err = a.streams(f); err != nil {
 		return nil, err
 	}
-	if len(o.Sources) == 0 && !f.stdin && !f.fromCommand && !f.onlyDatabases() {
+	if len(o.Sources) == 0 && f.files() {
 		if o.Sources, err = a.cfg.Sources(); err != nil {
 			return nil, err
 		}

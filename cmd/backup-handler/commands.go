@@ -15,6 +15,7 @@ func (a *app) commands() []*cobra.Command {
 		a.findCommand(),
 		a.diffCommand(),
 		a.catCommand(),
+		a.dbCommand(),
 		a.statsCommand(),
 		a.statusCommand(),
 		a.runsCommand(),

@@ -78,7 +78,9 @@ Exit codes: 0 stored in every repository · another one: not; the server keeps t
 and tries again`,
 		Example: `  archive_command = 'backup-handler --config /etc/backup-handler/config.ini db wal-push main %p %f'`,
 		Args:    cobra.ExactArgs(3),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.dbWalPush(cmd.Context(), args[0], args[1], args[2]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.dbWalPush(cmd.Context(), args[0], args[1], args[2])
+		},
 	}
 	return c
 }
@@ -136,7 +138,9 @@ Exit codes: 0 it is there · 1 the archive has none of this name: recovery ends 
 above 125: it cannot be told, and recovery stops`,
 		Example: `  restore_command = 'backup-handler --config /etc/backup-handler/config.ini db wal-fetch main %f %p'`,
 		Args:    cobra.ExactArgs(3),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.dbWalFetch(cmd.Context(), args[0], args[1], args[2]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.dbWalFetch(cmd.Context(), args[0], args[1], args[2])
+		},
 	}
 	c.Flags().StringVar(&a.filter.Host, "host", "", "the archive of this host")
 	return c
@@ -364,7 +368,9 @@ func (a *app) fetchCommand(cmd *cobra.Command, name string) (string, error) {
 	if host := a.filter.Host; host != "" {
 		words = append(words, shellQuote("--host="+strings.ReplaceAll(host, "%", "%%")))
 	}
-	if !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(w, "--key-file") || strings.Contains(w, "--passphrase-file") }) {
+	if !slices.ContainsFunc(words, func(w string) bool {
+		return strings.Contains(w, "--key-file") || strings.Contains(w, "--passphrase-file")
+	}) {
 		if _, ok := a.env(job.PassphraseEnv); ok {
 			a.note("the server has to be started with $" + job.PassphraseEnv + " set, or the configuration to name a key file: restore_command opens the repository")
 		}

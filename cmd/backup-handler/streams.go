@@ -49,7 +49,17 @@ func (a *app) streams(f *backupFlags) ([]job.Stream, error) {
 	if f.stdin || f.fromCommand {
 		return []job.Stream{a.stdinStream(f)}, nil
 	}
+	if f.bare {
+		return nil, nil
+	}
 	databases, err := a.databases(f)
+	if f.onlyLogs {
+		databases = slices.DeleteFunc(databases, func(s job.Stream) bool { return s.Kind != tree.KindMySQLLog })
+		if err == nil && len(databases) == 0 {
+			err = errors.New("there are no binary logs to archive: set [DATABASE] logs = True")
+		}
+		return databases, err
+	}
 	if err != nil || len(f.sources) > 0 || f.onlyDatabases() {
 		return databases, err // they are all that is asked for
 	}
@@ -74,6 +84,11 @@ func (a *app) streams(f *backupFlags) ([]job.Stream, error) {
 // onlyDatabases says that no files are asked for.
 func (f *backupFlags) onlyDatabases() bool {
 	return len(f.modes) > 0 && !slices.ContainsFunc(f.modes, func(m string) bool { return m != "db" })
+}
+
+// files says whether files are asked for, too.
+func (f *backupFlags) files() bool {
+	return !f.stdin && !f.fromCommand && !f.onlyLogs && !f.bare && !f.onlyDatabases()
 }
 
 // databases are the streams of [DATABASE].
