@@ -194,6 +194,10 @@ func archiveLogs(ctx context.Context, c *config.Database, to *backup.Sink, befor
 			if !oldest.IsZero() && !f.Last.IsZero() && f.Last.Before(oldest.Add(-logMargin)) {
 				continue
 			}
+			if !f.Closed { // it is read again, if the server has it still
+				needed = append(needed, f)
+				continue
+			}
 			if ok, err := to.Keep(f.File); err != nil {
 				return err
 			} else if !ok {
@@ -206,10 +210,35 @@ func archiveLogs(ctx context.Context, c *config.Database, to *backup.Sink, befor
 		}
 		have.Files = needed
 	}
-	_, err = mysql.Archive(ctx, s, have, to, mysql.ArchiveOptions{
+	w := &watchedSink{Sink: to, created: make(map[string]bool)}
+	logs, err := mysql.Archive(ctx, s, have, w, mysql.ArchiveOptions{
 		Flush: true, Warn: func(format string, args ...any) { tell(fmt.Sprintf(format, args...)) },
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	for _, f := range logs.Files {
+		if f.Closed || w.created[f.File] {
+			continue
+		}
+		if ok, err := to.Keep(f.File); err != nil {
+			return err
+		} else if !ok {
+			tell("the archived log " + f.Name + " is damaged in the repository: moments that need it cannot be reached")
+		}
+	}
+	return nil
+}
+
+// A watchedSink remembers what was created in it.
+type watchedSink struct {
+	*backup.Sink
+	created map[string]bool
+}
+
+func (w *watchedSink) Create(name string) (io.WriteCloser, error) {
+	w.created[name] = true
+	return w.Sink.Create(name)
 }
 
 // keepLog takes over the archived log of a PostgreSQL server, but for what no base backup
