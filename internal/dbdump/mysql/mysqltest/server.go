@@ -100,8 +100,8 @@ func Start(t testing.TB, c Config) *Server {
 		s.args = append(s.args, s.makeCertificates()...)
 	}
 	s.args = append(s.args, c.Args...)
-	s.run()
 	t.Cleanup(s.Stop)
+	s.run()
 	return s
 }
 
@@ -143,8 +143,10 @@ func (s *Server) Restart() { s.t.Helper(); s.run() }
 
 // Stop ends the server, and waits for that.
 func (s *Server) Stop() {
+	if s.cmd == nil || s.cmd.Process == nil {
+		return
+	}
 	s.stop.Do(func() {
-		s.cmd.Process.Signal(os.Interrupt)
 		s.cmd.Process.Signal(terminate)
 		select {
 		case <-s.done:
