@@ -87,7 +87,7 @@ func Start(t testing.TB, c Config) *Server {
 	l.Close()
 	s.args = []string{"--no-defaults", "--datadir=" + data, "--socket=" + s.Socket, "--port=" + strconv.Itoa(s.Port), "--bind-address=127.0.0.1",
 		"--pid-file=" + filepath.Join(dir, "pid"), "--character-set-server=utf8mb4", "--collation-server=utf8mb4_general_ci", "--innodb-buffer-pool-size=64M",
-		"--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0", "--skip-name-resolve=0", "--log-error=" + filepath.Join(dir, "log"),
+		"--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--sync-frm=0", "--log-error=" + filepath.Join(dir, "log"),
 		"--performance-schema=off", "--max-allowed-packet=64M", "--lower-case-table-names=0"}
 	if !c.NoLog {
 		s.args = append(s.args, "--log-bin="+filepath.Join(data, "binlog"), "--server-id=1", "--binlog-format=ROW")
