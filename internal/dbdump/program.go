@@ -78,6 +78,10 @@ func (e *ChildError) Error() string {
 	if e.Last == "" {
 		return e.Name + ": " + e.Err.Error()
 	}
+	// Most programs say their name themselves, some with its directory.
+	if i := strings.Index(e.Last, e.Name+": "); i >= 0 && !strings.ContainsRune(e.Last[:i], ' ') {
+		return e.Last[i:]
+	}
 	return e.Name + ": " + e.Last
 }
 
@@ -155,7 +159,7 @@ func (c Child) Start(ctx context.Context) (*Running, error) {
 		// Who has left the group may hold the pipe open.
 		stop := context.AfterFunc(ctx, func() { time.AfterFunc(childWait, func() { from.SetReadDeadline(time.Now()) }) })
 		defer stop()
-		if err := copyOutput(c.Stdout, from); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		if err := copyOutput(c.Stdout, widen(from)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			r.copies.set(err)
 			cancel()
 		}

@@ -135,6 +135,11 @@ type cutDatabase struct {
 	tables, views map[string]bool
 }
 
+// lacksData says whether a table, which is no sequence, has a definition only.
+func (d *cutDatabase) lacksData(table string) bool {
+	return slices.ContainsFunc(d.files, func(f *dbdump.File) bool { return f.Table == table && f.Stage == stageTables && f.SHA256 == "" })
+}
+
 // ReadFrom cuts everything that a dump program prints. The end of the stream is no
 // error: whether it was the end of the dump, complete says.
 func (c *cutter) ReadFrom(r io.Reader) (total int64, err error) {

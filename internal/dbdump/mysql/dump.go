@@ -37,6 +37,7 @@ type DumpOptions struct {
 	Warn     func(format string, args ...any) // what its owner should know; nil: nobody is told
 
 	position bool // the account may know it
+	noData   bool
 }
 
 func (o *DumpOptions) warn(format string, args ...any) {
@@ -176,6 +177,9 @@ func dumpArgs(p program, o *DumpOptions, position bool) []string {
 		// make each file one for an empty server only, the third asks what old ones lack.
 		args = append(args, "--no-tablespaces", "--set-gtid-purged=OFF", "--column-statistics=0")
 	}
+	if o.noData {
+		args = append(args, "--no-data")
+	}
 	switch {
 	case !position:
 	case p.mariaDB:
@@ -299,7 +303,11 @@ func (s *session) compare(ctx context.Context, c *cutter, databases []string, be
 	}
 	for _, x := range before {
 		i := slices.IndexFunc(c.dbs, func(d *cutDatabase) bool { return d.name == x.database })
-		if i >= 0 && (c.dbs[i].tables[x.name] || c.dbs[i].views[x.name]) {
+		found := i >= 0 && (c.dbs[i].tables[x.name] || c.dbs[i].views[x.name])
+		if found && !o.noData && !x.view && slices.Contains(transactional, x.engine) && c.dbs[i].lacksData(x.name) {
+			return &dbdump.Error{Err: fmt.Errorf("%s.%s is in the dump without its data", printable(x.database), printable(x.name)), Hint: "does extra_args leave them out?"}
+		}
+		if found {
 			continue
 		}
 		what := "is not in the dump"

@@ -276,7 +276,7 @@ func TestDumpAndRestore(t *testing.T) {
 	t.Run("everything to a new server", func(t *testing.T) {
 		s.Exec("CREATE USER reader@localhost IDENTIFIED BY 'pw'", "GRANT SELECT ON shop.* TO reader@localhost", "CREATE ROLE staff", "GRANT INSERT ON shop.orders TO staff", "GRANT staff TO reader@localhost",
 			"CREATE USER owner@'%'")
-		dir, m := dump(t, account(s, "everything", "SELECT, SHOW VIEW, TRIGGER, EVENT, EXECUTE, BINLOG MONITOR ON *.*"), DumpOptions{Databases: []string{"*"}, Grants: true})
+		dir, m := dump(t, account(s, "everything", "SELECT, SHOW VIEW, TRIGGER, EVENT, EXECUTE ON *.*"), DumpOptions{Databases: []string{"*"}, Grants: true})
 		if len(m.Databases) != 3 || m.Position == nil {
 			t.Fatalf("%+v", m)
 		}
@@ -367,9 +367,10 @@ func TestDumpRefusals(t *testing.T) {
 		"no EVENT":         {account(s, "d", "SELECT, SHOW VIEW, TRIGGER ON `s%p`.*;SELECT ON mysql.proc"), DumpOptions{}, "EVENT on `shop`.*", "GRANT EVENT"},
 		"no routines":      {account(s, "e", "SELECT, SHOW VIEW, TRIGGER, EVENT ON shop.*"), DumpOptions{}, "SELECT on `mysql`.`proc`", "GRANT SELECT"},
 		"no LOCK TABLES":   {full, DumpOptions{LockTables: true}, "LOCK TABLES on `shop`.*", "GRANT LOCK TABLES"},
-		"no BINLOG":        {full, DumpOptions{RequirePosition: true}, "BINLOG MONITOR on *.*", "GRANT BINLOG MONITOR"},
+		"no RELOAD":        {account(s, "f", "SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES ON *.*"), DumpOptions{RequirePosition: true, LockTables: true}, "RELOAD on *.*", "GRANT RELOAD"},
 		"no binary log":    {root(s), DumpOptions{RequirePosition: true}, "no binary log", "log_bin"},
 		"no programs":      {Server{Socket: s.Socket, User: "root", Programs: t.TempDir()}, DumpOptions{}, "find mariadb-dump or mysqldump in", "directory"},
+		"no data":          {full, DumpOptions{ExtraArgs: []string{"--no-data"}}, "shop.t is in the dump without its data", "extra_args"},
 		"bad argument":     {full, DumpOptions{ExtraArgs: []string{"--no-such-thing"}}, "no-such-thing", "extra_args"},
 	} {
 		t.Run(name, func(t *testing.T) {

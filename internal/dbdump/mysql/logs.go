@@ -48,9 +48,10 @@ type LogFile struct {
 	SHA256   string    `json:"sha256"`
 	ServerID uint32    `json:"server_id"` // of its first event
 	Created  time.Time `json:"created"`
-	Last     time.Time `json:"last"` // of its last event
+	Last     time.Time `json:"last"` // the latest of its events
 	// Until is by the server's clock: what was committed before is in this log or in
-	// those before it. It was right before the log was read.
+	// those before it. Of a log that the server writes to, it is right before the log was
+	// read, of others the time at which they were closed.
 	Until time.Time `json:"until"`
 	// Closed logs do not grow any more.
 	Closed bool `json:"closed"`
@@ -159,7 +160,6 @@ func Archive(ctx context.Context, server Server, have *Logs, to dbdump.Sink, o A
 			}
 			return out, err
 		}
-		f.Closed = name.closed
 		f.Gap = gap && i == 0
 		out.Files = append(out.Files, f)
 		stored++
@@ -315,8 +315,12 @@ func (s *session) fetch(ctx context.Context, binlog program, log serverLog, to d
 		return f, err
 	}
 	defer in.Close()
-	if err := f.inspect(in); err != nil {
+	end, err := f.inspect(in)
+	if err != nil {
 		return f, err
+	}
+	if f.Closed = log.closed; f.Closed && end.Before(f.Until) {
+		f.Until = end
 	}
 	if log.closed && f.Bytes != log.bytes {
 		return f, fmt.Errorf("it has %d bytes on the server, and %d arrived", log.bytes, f.Bytes)
@@ -335,22 +339,25 @@ func (s *session) fetch(ctx context.Context, binlog program, log serverLog, to d
 	return f, errors.Join(err, w.Close())
 }
 
-// inspect reads all events of a log, and notes what they say.
-func (f *LogFile) inspect(in io.Reader) error {
+// inspect reads all events of a log, notes what they say, and returns the time of the
+// last one.
+func (f *LogFile) inspect(in io.Reader) (end time.Time, err error) {
 	l, err := newLogReader(in, f.Name)
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
+	end = l.created.time
 	f.Created, f.Last, f.ServerID = l.created.time, l.created.time, l.created.serverID
 	for {
 		e, err := l.next()
 		if err == io.EOF {
 			f.Bytes = l.at
-			return nil
+			return end, nil
 		}
 		if err != nil {
-			return err
+			return time.Time{}, err
 		}
+		end = e.time
 		if e.time.After(f.Last) {
 			f.Last = e.time
 		}

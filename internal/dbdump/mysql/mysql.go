@@ -202,13 +202,11 @@ func (s Server) tlsConfig() (*tls.Config, error) {
 
 // Numbers of the server's errors.
 const (
-	errAccessDenied    = 1045
-	errAccessDeniedDB  = 1044
-	errNotAllowed      = 1227
-	errSocketDenied    = 1698
-	errUnknownDatabase = 1049
-	errNoSuchTable     = 1146
-	errDatabaseExists  = 1007
+	errAccessDenied   = 1045
+	errAccessDeniedDB = 1044
+	errNotAllowed     = 1227
+	errSocketDenied   = 1698
+	errBrokenView     = 1356
 )
 
 func isServerError(err error, numbers ...uint16) bool {

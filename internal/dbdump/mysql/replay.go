@@ -48,8 +48,12 @@ type ReplayResult struct {
 }
 
 // RestoreTo makes a database of a dump and brings it to a moment. The moment is looked
-// for, and what would have to be replayed until then, before anything is made; if it
-// fails on the way, the database is removed again. It makes new databases only.
+// for, and what would have to be replayed until then, before anything is made.
+//
+// It is loaded and replayed under a name that says so, NAME__replaying_TIME, and then
+// gets its own; with Replace the old database is removed right before. What fails is
+// removed again, as in [Restore]. A database that gets the name it had, on a server
+// without it, is replayed under that name if statements in the logs need it.
 func RestoreTo(ctx context.Context, server Server, dump, logs fs.FS, restore RestoreOptions, o ReplayOptions) (ReplayResult, error) {
 	m, err := readManifest(dump)
 	if err != nil {
@@ -63,33 +67,135 @@ func RestoreTo(ctx context.Context, server Server, dump, logs fs.FS, restore Res
 		return ReplayResult{}, &dbdump.Error{Err: errors.New("the dump does not say at which position of the binary log it is"),
 			Hint: "choose another dump; for those to come, set binlog_position = True"}
 	}
-	if restore.Replace || len(restore.Tables) > 0 {
-		return ReplayResult{}, &dbdump.Error{Err: errors.New("a database is brought to a moment as a whole, and beside the one that is there"),
-			Hint: "restore it under a new name, look at it, and then replace the old one by a dump of it"}
+	if len(restore.Tables) > 0 {
+		return ReplayResult{}, &dbdump.Error{Err: errors.New("a database is brought to a moment as a whole"), Hint: "restore it under a new name, and take the tables from there"}
 	}
-	o.Database, o.Into, o.From, o.Dumped = db.Name, cmp.Or(restore.Into, db.Name), *m.Position, m.Start
+	into := cmp.Or(restore.Into, db.Name)
+	if err := checkName(into); err != nil {
+		return ReplayResult{}, err
+	}
 	s, err := open(ctx, server)
 	if err != nil {
 		return ReplayResult{}, err
 	}
 	defer s.close()
-	if err := s.mustNotExist(ctx, o.Into); err != nil {
+	err = s.mustNotExist(ctx, into)
+	exists := errors.Is(err, errExists)
+	if err != nil && !(exists && restore.Replace) {
 		return ReplayResult{}, err
 	}
+	work := workName(into, replaying, time.Now())
+	o.Database, o.Into, o.From, o.Dumped = db.Name, work, *m.Position, m.Start
 	if _, err := s.planReplay(ctx, logs, &o); err != nil {
+		if into != db.Name || exists {
+			return ReplayResult{}, err
+		}
+		work = into
+		o.Into = into
+		if _, direct := s.planReplay(ctx, logs, &o); direct != nil {
+			return ReplayResult{}, err
+		}
+	}
+	restore.Replace = false
+	r := &restorer{fsys: dump, o: restore, home: db.Name, from: db.Name, into: work}
+	if err := r.restore(ctx, server, db); err != nil {
 		return ReplayResult{}, err
 	}
-	// The database gets its name when it is at the moment.
-	if err := Restore(ctx, server, dump, restore); err != nil {
-		return ReplayResult{}, err
-	}
+	again := &restorer{s: s, o: restore, home: db.Name, from: work, into: into, work: work}
 	result, err := Replay(ctx, server, logs, o)
 	if err != nil {
-		r := &restorer{s: s, into: o.Into}
-		return result, r.abandon(err, o.Into)
+		return result, again.abandon(err, work)
 	}
-	return result, nil
+	if work == into {
+		return result, nil
+	}
+	return result, again.rename(ctx, server, exists, r.events)
 }
+
+// rename gives a whole database another name. What cannot be renamed is dumped and loaded
+// again; events are disabled, but for some of a database that is at home.
+func (r *restorer) rename(ctx context.Context, server Server, replace bool, events []string) error {
+	kept := memory{}
+	var m *dbdump.Manifest
+	broken, err := r.brokenViews(ctx)
+	if err == nil {
+		m, err = Dump(ctx, server, kept, DumpOptions{Databases: []string{r.work}, Exclude: broken, noData: true})
+	}
+	if err == nil {
+		r.fsys = kept
+		if err = r.choose(&m.Databases[0]); err == nil {
+			if r.client, err = r.s.find(ctx, clientNames); err == nil {
+				err = r.dropUnmovable(ctx)
+			}
+		}
+	}
+	if err != nil {
+		return r.abandon(err, r.work)
+	}
+	if err := r.finish(ctx, replace); err != nil {
+		return err
+	}
+	if r.into != r.home {
+		return nil
+	}
+	have, err := r.s.strings1(ctx, "SELECT EVENT_NAME FROM information_schema.EVENTS WHERE EVENT_SCHEMA = ?", r.into)
+	for _, name := range events {
+		if err == nil && slices.Contains(have, name) {
+			err = r.exec(ctx, "ALTER EVENT "+quote(r.into)+"."+quote(name)+" ENABLE")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the database %s is whole, and its events are disabled: %w", printable(r.into), err)
+	}
+	return nil
+}
+
+// brokenViews are those, as patterns of what is left out, that refer to what was not there
+// any more at the moment: a server keeps them, and lets nobody make them.
+func (r *restorer) brokenViews(ctx context.Context) (patterns []string, err error) {
+	views, err := r.s.strings1(ctx, "SELECT TABLE_NAME FROM information_schema.VIEWS WHERE TABLE_SCHEMA = ?", r.work)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range views {
+		rows, err := r.s.db.QueryContext(ctx, "SHOW FIELDS FROM "+quote(r.work)+"."+quote(name))
+		if err == nil {
+			rows.Close()
+			continue
+		}
+		if !isServerError(err, errBrokenView) {
+			return nil, err
+		}
+		patterns = append(patterns, r.work+"."+name)
+		r.o.warn("the view %s referred to what was not there at that moment, and is left out", printable(name))
+	}
+	return patterns, nil
+}
+
+// memory keeps the files of a dump that has no data.
+type memory map[string]*bytes.Buffer
+
+func (m memory) Create(name string) (io.WriteCloser, error) {
+	m[name] = new(bytes.Buffer)
+	return notClosed{m[name]}, nil
+}
+
+type notClosed struct{ io.Writer }
+
+func (notClosed) Close() error { return nil }
+
+func (m memory) Open(name string) (fs.File, error) {
+	b, ok := m[name]
+	if !ok {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return &memoryFile{bytes.NewReader(b.Bytes())}, nil
+}
+
+type memoryFile struct{ *bytes.Reader }
+
+func (*memoryFile) Close() error               { return nil }
+func (*memoryFile) Stat() (fs.FileInfo, error) { return nil, errors.ErrUnsupported }
 
 // Replay executes what binary logs have of one database, from the position of the dump
 // that it was restored from. If it fails, the database is at no moment of its history.
@@ -123,6 +229,7 @@ func Replay(ctx context.Context, server Server, logs fs.FS, o ReplayOptions) (Re
 type replayPlan struct {
 	parts  []replayPart
 	result ReplayResult
+	dumped time.Time // of the last commit that the dump has
 }
 
 // A replayPart is a stretch of one log, without what is skipped.
@@ -143,6 +250,9 @@ func (s *session) planReplay(ctx context.Context, logs fs.FS, o *ReplayOptions) 
 	}
 	if goals > 1 {
 		return nil, errors.New("a time, a position and a statement are three ways to say where to stop: give one")
+	}
+	if o.ToPosition != nil && o.ToPosition.File == o.From.File && o.ToPosition.Offset < o.From.Offset {
+		return nil, &dbdump.Error{Err: fmt.Errorf("position %s:%d is before that of the dump, %d", printable(o.ToPosition.File), o.ToPosition.Offset, o.From.Offset), Hint: "choose an earlier dump"}
 	}
 	if strings.Contains(o.Database+o.Into, "->") {
 		return nil, fmt.Errorf(`the program that reads binary logs cannot rename a database with "->" in its name`)
@@ -177,6 +287,7 @@ func (s *session) planReplay(ctx context.Context, logs fs.FS, o *ReplayOptions) 
 		part := replayPart{file: f, from: int64(len(logMagic))}
 		if i == 0 {
 			part.from = o.From.Offset
+			p.dumped = f.Created
 		}
 		if part.from > f.Bytes {
 			return nil, fmt.Errorf("offset %d, at which the dump is, is behind the end of %s: run the archive again", part.from, printable(f.Name))
@@ -203,6 +314,12 @@ func (s *session) planReplay(ctx context.Context, logs fs.FS, o *ReplayOptions) 
 	return p, nil
 }
 
+// later is the error for a dump that is of after the time that is wanted.
+func (p *replayPlan) later(o *ReplayOptions) error {
+	return &dbdump.Error{Err: fmt.Errorf("the dump is of after %s: it has what was committed at %s", o.ToTime.UTC().Format(time.RFC3339), p.dumped.Format(time.RFC3339)),
+		Hint: "choose an earlier dump"}
+}
+
 // reaches says whether a position is the end of what the plan has.
 func (p *replayPlan) reaches(at *dbdump.Position) bool {
 	last := p.parts[len(p.parts)-1]
@@ -223,13 +340,15 @@ func (p *replayPlan) ended(o *ReplayOptions, why string) error {
 		Hint: "choose a dump of after the gap, an earlier time, or archive the logs again"}
 }
 
+// clockSkew is by how much the clocks of the server and of the dump may differ.
+const clockSkew = time.Minute
+
 // startLog finds the log of a dump: of those with its name, the last that was begun
-// before the dump was finished.
+// before the dump.
 func startLog(l *Logs, from dbdump.Position, dumped time.Time) int {
 	found := -1
 	for i, f := range l.Files {
-		// The clocks of the server and of the dump may differ by some minutes.
-		if f.Name == from.File && (dumped.IsZero() || f.Created.Before(dumped.Add(10*time.Minute))) {
+		if f.Name == from.File && (dumped.IsZero() || !f.Created.After(dumped) || found < 0 && f.Created.Before(dumped.Add(clockSkew))) {
 			found = i
 		}
 	}
@@ -247,8 +366,18 @@ func (p *replayPlan) read(logs fs.FS, part *replayPart, j *judge, o *ReplayOptio
 	if err != nil {
 		return false, err
 	}
-	err = l.groups(part.from, func(g *group) (bool, error) {
+	err = l.groups(0, func(g *group) (bool, error) {
 		at := dbdump.Position{File: part.file.Name, Offset: g.start}
+		if g.end <= part.from { // of the first log only
+			p.dumped = g.time
+			return true, nil
+		}
+		if g.start < part.from {
+			return false, fmt.Errorf("position %s:%d, at which the dump is, is within a transaction: this is not the log of the dump", printable(at.File), part.from)
+		}
+		if !o.ToTime.IsZero() && !p.dumped.Before(o.ToTime.Truncate(time.Second)) {
+			return false, p.later(o)
+		}
 		if !g.whole {
 			part.skip = append(part.skip, [2]int64{g.start, g.end})
 			return true, nil
@@ -277,6 +406,9 @@ func (p *replayPlan) read(logs fs.FS, part *replayPart, j *judge, o *ReplayOptio
 		p.result.Last, p.result.At = g.time, dbdump.Position{File: part.file.Name, Offset: g.end}
 		return true, nil
 	})
+	if err == nil && !stopped && !o.ToTime.IsZero() && !p.dumped.Before(o.ToTime.Truncate(time.Second)) {
+		err = p.later(o)
+	}
 	if err == nil && !stopped {
 		part.to = l.at
 		if l.at != part.file.Bytes {

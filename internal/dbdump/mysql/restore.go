@@ -118,11 +118,16 @@ func Restore(ctx context.Context, server Server, fsys fs.FS, o RestoreOptions) e
 	if err != nil {
 		return err
 	}
-	r := &restorer{fsys: fsys, o: o, from: db.Name, into: cmp.Or(o.Into, db.Name)}
+	r := &restorer{fsys: fsys, o: o, home: db.Name, from: db.Name, into: cmp.Or(o.Into, db.Name)}
+	return r.restore(ctx, server, db)
+}
+
+func (r *restorer) restore(ctx context.Context, server Server, db *dbdump.Database) error {
 	if err := checkName(r.into); err != nil {
 		return err
 	}
-	if err := r.choose(db); err != nil {
+	err := r.choose(db)
+	if err != nil {
 		return err
 	}
 	if r.s, err = open(ctx, server); err != nil {
@@ -134,10 +139,10 @@ func Restore(ctx context.Context, server Server, fsys fs.FS, o RestoreOptions) e
 	}
 	err = r.s.mustNotExist(ctx, r.into)
 	exists := errors.Is(err, errExists)
-	if err != nil && !(exists && o.Replace) {
+	if err != nil && !(exists && r.o.Replace) {
 		return err
 	}
-	r.work = workName(r.into, time.Now())
+	r.work = workName(r.into, restoring, time.Now())
 	if err := r.exec(ctx, "CREATE DATABASE "+quote(r.work)); err != nil {
 		return &dbdump.Error{Err: fmt.Errorf("make the database %s: %w", printable(r.work), err), Hint: rightsHint(err)}
 	}
@@ -153,12 +158,14 @@ type restorer struct {
 	client program
 	fsys   fs.FS
 	o      RestoreOptions
-	from   string // as the dump calls it
+	home   string // as the database was called when it was dumped
+	from   string // as the files call it; home, but in the second half of RestoreTo
 	into   string // as it is to be called
 	work   string // as it is called while it is loaded
 	tables []dbdump.File
 	rest   []dbdump.File // routines, views, triggers, events
 	setUp  []dbdump.File // the database's own settings
+	events []string      // that were disabled
 }
 
 // choose sorts the files of a database by what they are loaded for.
@@ -204,7 +211,11 @@ func (r *restorer) loadAll(ctx context.Context, rehearse bool) error {
 	if err := r.stages(ctx, r.work, tried); err != nil {
 		return err
 	}
-	// What cannot be renamed from one database to another.
+	return r.dropUnmovable(ctx)
+}
+
+// dropUnmovable drops from the work database what cannot be renamed into another one.
+func (r *restorer) dropUnmovable(ctx context.Context) error {
 	for _, kind := range []struct{ what, list string }{
 		{"TRIGGER", "SELECT TRIGGER_NAME FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = ?"},
 		{"VIEW", "SELECT TABLE_NAME FROM information_schema.VIEWS WHERE TABLE_SCHEMA = ?"},
@@ -388,7 +399,7 @@ func (r *restorer) file(ctx context.Context, database string, f dbdump.File) err
 	if err := r.s.load(ctx, r.client, database, in); err != nil {
 		return loadError(what, err)
 	}
-	if f.Stage == stageEvents && r.into != r.from {
+	if f.Stage == stageEvents && r.into != r.home {
 		if err := r.disableEvents(ctx, database); err != nil {
 			return err
 		}
@@ -429,19 +440,19 @@ func renameInHead(in io.Reader, from, to string) (io.Reader, error) {
 const identifier = "(?:`(?:[^`]|``)+`|[\\w$\\x{80}-\\x{10FFFF}]+)"
 
 var (
-	triggerFull = regexp.MustCompile(`(?i)(/\*!50003\s+TRIGGER\s+(?:IF\s+NOT\s+EXISTS\s+)?)(?:` + identifier + `\s*\.\s*)?(` + identifier +
-		`\s*\b?(?:BEFORE|AFTER)\s+(?:INSERT|UPDATE|DELETE)\s+ON\s*)(?:` + identifier + `\s*\.\s*)?(` + identifier + `\s*FOR\s)`)
+	triggerHead = regexp.MustCompile(`(?i)(/\*!50003\s+TRIGGER\s+(?:IF\s+NOT\s+EXISTS\s+)?)(?:` + identifier + `\s*\.\s*)?(` + identifier +
+		`\s*(?:BEFORE|AFTER)\s+(?:INSERT|UPDATE|DELETE)\s+ON\s*)(?:` + identifier + `\s*\.\s*)?(` + identifier + `\s*FOR\s)`)
 	triggerAny = regexp.MustCompile(`(?i)/\*!50003\s+TRIGGER\b`)
 )
 
 // unqualifyTriggers takes the names of databases out of the heads of triggers, which are
 // as their authors wrote them: one that names its database would be made there.
 func unqualifyTriggers(text []byte) ([]byte, error) {
-	if heads, all := len(triggerFull.FindAllIndex(text, -1)), len(triggerAny.FindAllIndex(text, -1)); heads != all {
+	if heads, all := len(triggerHead.FindAllIndex(text, -1)), len(triggerAny.FindAllIndex(text, -1)); heads != all {
 		return nil, &dbdump.Error{Err: fmt.Errorf("the heads of %d of %d triggers are not understood, and may name another database", all-heads, all),
 			Hint: "restore the tables alone (--table), and load schema/triggers.sql by hand"}
 	}
-	return triggerFull.ReplaceAll(text, []byte("$1$2$3")), nil
+	return triggerHead.ReplaceAll(text, []byte("$1$2$3")), nil
 }
 
 // counting counts what is read of a dump.
@@ -569,8 +580,9 @@ func (r *restorer) disableEvents(ctx context.Context, database string) error {
 			return fmt.Errorf("disable the event %s: %w", printable(name), err)
 		}
 	}
+	r.events = names
 	if len(names) > 0 {
-		r.o.warn("events of %s are disabled, as it is another database than %s: %s", printable(database), printable(r.from), printable(strings.Join(names, ", ")))
+		r.o.warn("events are disabled, as this is another database than %s: %s", printable(r.home), printable(strings.Join(names, ", ")))
 	}
 	return nil
 }
@@ -679,9 +691,12 @@ func checkName(name string) error {
 	return nil
 }
 
+// What a database is called while it is made.
+const restoring, replaying = "__restoring_", "__replaying_"
+
 // workName is a name that says that a database is not finished.
-func workName(name string, now time.Time) string {
-	suffix := "__restoring_" + now.UTC().Format("20060102150405")
+func workName(name, what string, now time.Time) string {
+	suffix := what + now.UTC().Format("20060102150405")
 	r := []rune(name)
 	return string(r[:min(len(r), 64-len(suffix))]) + suffix
 }

@@ -130,8 +130,12 @@ func cutLast(s, sep string) (before, after string, found bool) {
 // checkDump says which rights a dump of some databases would lack.
 func (s *session) checkDump(ctx context.Context, o *DumpOptions, databases []string, hasViews func(database string) bool) error {
 	r, err := s.rights(ctx)
-	if err != nil || r.roles {
+	if err != nil {
 		return err
+	}
+	if r.roles {
+		o.position = true
+		return nil // the server will say
 	}
 	var errs []error
 	lack := func(privilege, on, what string) { errs = append(errs, s.missing(privilege, on, what)) }
@@ -170,24 +174,18 @@ func (s *session) checkDump(ctx context.Context, o *DumpOptions, databases []str
 	if o.Grants && !r.has("mysql", "SELECT") {
 		lack("SELECT", "`mysql`.*", "a dump of accounts")
 	}
-	if o.RequirePosition && !s.positionAllowed(r) {
+	// In a transaction, MariaDB tells the position to everyone, without a lock. MySQL locks
+	// all tables for a moment, and so do both for the whole dump if there is no transaction.
+	lock := !s.mariaDB || o.LockTables
+	o.position = (!o.LockTables || o.RequirePosition) && (!lock || r.has("*", "RELOAD")) && (s.mariaDB || r.has("*", "REPLICATION CLIENT", "SUPER"))
+	if o.RequirePosition && !o.position {
 		if s.mariaDB {
-			lack("BINLOG MONITOR", "*.*", "the position in the binary log")
+			lack("RELOAD", "*.*", "the position in the binary log")
 		} else {
 			lack("RELOAD, REPLICATION CLIENT", "*.*", "the position in the binary log")
 		}
 	}
-	o.position = s.positionAllowed(r)
 	return errors.Join(errs...)
-}
-
-// positionAllowed says whether a dump may ask for its position in the binary log. In a
-// transaction, MariaDB tells it without a lock; MySQL needs one for a moment.
-func (s *session) positionAllowed(r rights) bool {
-	if s.mariaDB {
-		return r.has("*", "BINLOG MONITOR", "REPLICATION CLIENT", "SUPER", "RELOAD")
-	}
-	return r.has("*", "RELOAD") && r.has("*", "REPLICATION CLIENT", "SUPER")
 }
 
 // checkLogs says which rights the reading of binary logs would lack.

@@ -87,7 +87,7 @@ func Start(t testing.TB, c Config) *Server {
 	l.Close()
 	s.args = []string{"--no-defaults", "--datadir=" + data, "--socket=" + s.Socket, "--port=" + strconv.Itoa(s.Port), "--bind-address=127.0.0.1",
 		"--pid-file=" + filepath.Join(dir, "pid"), "--character-set-server=utf8mb4", "--collation-server=utf8mb4_general_ci", "--innodb-buffer-pool-size=64M",
-		"--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0", "--skip-name-resolve=0", "--log-error=" + filepath.Join(dir, "log"),
+		"--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--sync-frm=0", "--log-error=" + filepath.Join(dir, "log"),
 		"--performance-schema=off", "--max-allowed-packet=64M", "--lower-case-table-names=0"}
 	if !c.NoLog {
 		s.args = append(s.args, "--log-bin="+filepath.Join(data, "binlog"), "--server-id=1", "--binlog-format=ROW")
@@ -100,8 +100,8 @@ func Start(t testing.TB, c Config) *Server {
 		s.args = append(s.args, s.makeCertificates()...)
 	}
 	s.args = append(s.args, c.Args...)
-	s.run()
 	t.Cleanup(s.Stop)
+	s.run()
 	return s
 }
 
@@ -143,8 +143,10 @@ func (s *Server) Restart() { s.t.Helper(); s.run() }
 
 // Stop ends the server, and waits for that.
 func (s *Server) Stop() {
+	if s.cmd == nil || s.cmd.Process == nil {
+		return
+	}
 	s.stop.Do(func() {
-		s.cmd.Process.Signal(os.Interrupt)
 		s.cmd.Process.Signal(terminate)
 		select {
 		case <-s.done:
