@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -225,7 +226,7 @@ func (r *restore) look(t *session) error {
 	if err != nil {
 		return err
 	}
-	if of, _ := strconv.Atoi(versionOf(r.dump.Server)); of > info.major() {
+	if versionOf(r.dump.Server) > info.major() {
 		return &dbdump.Error{Err: fmt.Errorf("the dump is of %s, and the server is an older %s", r.dump.Server, info.Text), Hint: "restore to a server of the same version, or a later one"}
 	}
 	exists, err := t.value("SELECT count(*) FROM pg_database WHERE datname = " + literal(r.into))
@@ -259,11 +260,16 @@ func (r *restore) look(t *session) error {
 }
 
 // versionOf is the major version in "PostgreSQL 15.18".
-func versionOf(server string) string {
-	_, v, _ := strings.Cut(server, " ")
-	v, _, _ = strings.Cut(v, ".")
-	return strings.TrimRight(v, "abcdefghijklmnopqrstuvwxyz0123456789"[:26]) // "18beta" has digits behind too
+func versionOf(server string) int {
+	m := majorRE.FindStringSubmatch(server)
+	if m == nil {
+		return 0
+	}
+	v, _ := strconv.Atoi(m[1]) // digits
+	return v
 }
+
+var majorRE = regexp.MustCompile(`^PostgreSQL (\d+)`)
 
 // missing are the names that a catalog does not have.
 func (t *session) missing(names []string, catalog, column string) (missing []string, err error) {
@@ -503,10 +509,9 @@ func (r *restore) publish(t *session) error {
 		return rename(r.temp, r.into) // fails if it was made meanwhile
 	}
 	old := strings.Replace(r.temp, restoringPrefix, "replaced_", 1)
-	// A block that does all or nothing, as psql ends at an error.
+	// Renaming waits for sessions that are ending, five seconds.
 	err = t.exec(fmt.Sprintf(`ALTER DATABASE %[1]s ALLOW_CONNECTIONS false;
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %[2]s;
-SELECT pg_sleep(0.1) FROM generate_series(1, 100) WHERE EXISTS (SELECT FROM pg_stat_get_activity(NULL) a JOIN pg_database d ON d.oid = a.datid WHERE d.datname = %[2]s);
 BEGIN;
 ALTER DATABASE %[1]s RENAME TO %[3]s;
 ALTER DATABASE %[4]s RENAME TO %[1]s;

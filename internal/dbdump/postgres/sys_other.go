@@ -4,7 +4,10 @@ package postgres
 
 import (
 	"errors"
+	"os"
 	"os/exec"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
 )
 
 func actAs(account string) (func(*exec.Cmd), error) {
@@ -18,3 +21,5 @@ func ids(account string) (uid, gid int, err error) {
 	}
 	return -1, -1, nil
 }
+
+func interrupt(r *dbdump.Running) error { return r.Signal(os.Kill) }

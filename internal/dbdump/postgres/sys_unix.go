@@ -44,3 +44,6 @@ func ids(account string) (uid, gid int, err error) {
 	}
 	return 0, 0, &dbdump.Error{Err: fmt.Errorf("only root can act for the account %q", account), Hint: "run this as root or as that account"}
 }
+
+// interrupt ends a server at once, but in good order.
+func interrupt(r *dbdump.Running) error { return r.Signal(os.Interrupt) }
