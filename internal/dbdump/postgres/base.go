@@ -104,7 +104,7 @@ func BaseBackup(ctx context.Context, s *Server, to dbdump.Sink, o BaseOptions) (
 	u := &untar{to: to, base: b, onFile: o.OnFile, sizes: map[string]int64{}}
 	c.Stdout = u
 	c.OnLine = func(line string) {
-		if strings.Contains(line, "WARNING:") || strings.Contains(line, "waiting for") {
+		if strings.Contains(line, "WARNING:") || strings.Contains(line, "still waiting for") {
 			warner(o.Warn)(prefixRE.ReplaceAllString(line, ""))
 		}
 	}

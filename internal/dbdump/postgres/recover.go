@@ -317,35 +317,53 @@ func (o *RecoverOptions) check(b *Base, r *Reach) error {
 	return nil
 }
 
-// settings are what the server is told. All targets are set, as those of an earlier
-// recovery may be among the settings of the base backup.
+// settings are what the server is told. Only the one target that is meant is among them:
+// servers do not take others, not even empty ones.
 func (o *RecoverOptions) settings(b *Base, r *Reach) string {
-	at, immediate, line, inclusive := "", "", "current", "on"
-	if !o.TargetTime.IsZero() {
-		at = o.TargetTime.UTC().Format("2006-01-02 15:04:05.999999") + "+00"
+	var s strings.Builder
+	s.WriteString("# Recovery, set by backup-handler\n")
+	set := func(name, value string) { fmt.Fprintf(&s, "%s = %s\n", name, confQuote(value)) }
+	set("restore_command", o.RestoreCommand)
+	set("recovery_target_action", cmp.Or(o.Action, "pause"))
+	switch {
+	case !o.TargetTime.IsZero():
+		set("recovery_target_time", o.TargetTime.UTC().Format("2006-01-02 15:04:05.999999")+"+00")
+	case o.TargetLSN != "":
+		set("recovery_target_lsn", o.TargetLSN)
+	case o.TargetName != "":
+		set("recovery_target_name", o.TargetName)
+	case o.Immediate:
+		set("recovery_target", "immediate")
 	}
-	if o.Immediate {
-		immediate = "immediate"
+	if o.Exclusive {
+		set("recovery_target_inclusive", "off")
 	}
+	line := "current"
 	if r.Timeline != b.Timeline {
 		line = strconv.FormatUint(uint64(r.Timeline), 10)
 	}
-	if o.Exclusive {
-		inclusive = "off"
-	}
-	var s strings.Builder
-	s.WriteString("\n# Recovery, set by backup-handler\n")
-	for _, v := range [][2]string{
-		{"restore_command", o.RestoreCommand}, {"recovery_target_time", at}, {"recovery_target_lsn", o.TargetLSN}, {"recovery_target_name", o.TargetName},
-		{"recovery_target_xid", ""}, {"recovery_target", immediate}, {"recovery_target_inclusive", inclusive}, {"recovery_target_timeline", line},
-		{"recovery_target_action", cmp.Or(o.Action, "pause")},
-	} {
-		fmt.Fprintf(&s, "%s = %s\n", v[0], confQuote(v[1]))
-	}
+	set("recovery_target_timeline", line)
 	if o.Port != 0 {
-		fmt.Fprintf(&s, "port = %d\n", o.Port)
+		set("port", strconv.Itoa(o.Port))
 	}
 	return s.String()
+}
+
+// recoverySettings are lines that a recovery before may have left.
+var recoverySettings = regexp.MustCompile(`(?mi)^[ \t]*(?:recovery_target\w*|restore_command|# Recovery, set by backup-handler)\b.*\n?`)
+
+// setRecovery puts settings into a cluster's file of its own settings, for those of a
+// recovery before.
+func setRecovery(name, settings string) error {
+	old, err := os.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	old = recoverySettings.ReplaceAll(old, nil)
+	if len(old) > 0 && old[len(old)-1] != '\n' {
+		old = append(old, '\n')
+	}
+	return os.WriteFile(name, append(old, settings...), 0o600)
 }
 
 // confQuote quotes a value for a configuration file.
@@ -459,12 +477,7 @@ func (w *dataWriter) run(ctx context.Context, settings string) (err error) {
 		return err
 	}
 	name := filepath.Join(w.dir, "postgresql.auto.conf")
-	auto, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err == nil {
-		_, err = auto.WriteString(settings)
-		err = errors.Join(err, auto.Close())
-	}
-	if err != nil {
+	if err := setRecovery(name, settings); err != nil {
 		return err
 	}
 	if err := w.own(name, w.mode(false)); err != nil {
