@@ -276,7 +276,7 @@ func (s *Server) dumpDatabase(ctx context.Context, pgDump *program, info *server
 	if err := t.rows(tablesQuery, &tables); err != nil {
 		return nil, nil, err
 	}
-	args := []string{"--format=plain", "--snapshot=" + snapshot}
+	args := []string{"--no-password", "--format=plain", "--snapshot=" + snapshot}
 	byKey := map[[2]string]tableRecord{}
 	expect := map[string]bool{}
 	used := map[string]bool{}
@@ -396,7 +396,7 @@ func (s *Server) dumpGlobals(ctx context.Context, t *session, to dbdump.Sink, wa
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"--globals-only", "--database=" + cmp.Or(s.Database, "postgres")}
+	args := []string{"--no-password", "--globals-only", "--database=" + cmp.Or(s.Database, "postgres")}
 	may, err := t.value("SELECT has_table_privilege('pg_authid', 'SELECT')")
 	if err != nil {
 		return nil, err

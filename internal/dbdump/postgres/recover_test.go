@@ -80,6 +80,7 @@ func archived(t *testing.T, s *postgrestest.Server, store dirWAL) {
 // recovered to 20 random moments. At each of them the sums are right, and all transfers
 // are there that were committed, and none later.
 func TestMoments(t *testing.T) {
+	t.Parallel()
 	const moments = 20
 	store, push, fetch := archive(t)
 	s := postgrestest.New(t, "archive_mode = on", "archive_command = '"+push+"'", "track_commit_timestamp = on", "max_wal_size = 64MB")
@@ -169,4 +170,188 @@ func TestMoments(t *testing.T) {
 	}
 	again.SQL("postgres", "SELECT pg_promote()")
 	again.SQL("bank", "INSERT INTO transfer (a, b, amount) VALUES (1, 1, 0)")
+}
+
+func TestBaseRefusals(t *testing.T) {
+	server := sharedServer(t)
+	fail := func(s *Server, words ...string) {
+		t.Helper()
+		dir := t.TempDir()
+		_, err := BaseBackup(t.Context(), s, dirSink{dir}, BaseOptions{})
+		wantError(t, err, words...)
+		if _, err := os.Stat(dir + "/base.json"); err == nil {
+			t.Error("there is a description")
+		}
+	}
+	fail(admin(server), "does not archive its log")
+	s := postgrestest.New(t, "archive_mode = on", "archive_command = 'true'")
+	s.SQL("postgres", "CREATE ROLE nobody LOGIN PASSWORD 'pw'")
+	fail(&Server{Host: "127.0.0.1", Port: s.Port, User: "nobody", Password: "pw"}, "pg_basebackup")
+	fail(&Server{Host: "127.0.0.1", Port: s.Port, User: "nobody", Password: "no"}, "password authentication failed")
+	space := filepath.Join(s.Dir, "space")
+	if err := os.Mkdir(space, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	postgrestest.Own(t, space)
+	s.SQL("postgres", "CREATE TABLESPACE fast LOCATION '"+space+"'")
+	fail(admin(s), "tablespaces (fast)")
+}
+
+// Gaps, targets that are too early or too late, directories that are in use, files that are
+// damaged: each is said before a server is started. And the check of a whole base backup.
+func TestRecoverRefusals(t *testing.T) {
+	t.Parallel()
+	store, push, fetch := archive(t)
+	s := postgrestest.New(t, "archive_mode = on", "archive_command = '"+push+"'", "max_wal_size = 64MB")
+	s.SQL("postgres", "CREATE DATABASE bank")
+	s.SQL("bank", bankSQL)
+	outside := filepath.Join(s.Dir, "elsewhere.conf")
+	if err := os.WriteFile(outside, []byte("local all all trust\nlocal replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.SQL("postgres", "ALTER SYSTEM SET hba_file = '"+outside+"'; ALTER SYSTEM SET restore_command = 'old'; ALTER SYSTEM SET recovery_target_name = 'old'")
+	s.Stop()
+	s.Start()
+	dir := t.TempDir()
+	var files int
+	b, err := BaseBackup(t.Context(), admin(s), dirSink{dir}, BaseOptions{Fast: true, OnFile: func(string, int64) { files++ }})
+	if err != nil {
+		t.Fatal(err, dbdump.Hint(err))
+	}
+	if files != b.Files || b.Files < 900 || b.SegmentBytes != mib || b.Stop <= b.Start || b.Timeline != 1 || b.System == "" || b.Ended.Before(b.Begun) {
+		t.Errorf("%+v", b)
+	}
+	if text, err := os.ReadFile(dir + "/config/pg_hba.conf"); err != nil || !strings.Contains(string(text), "scram") {
+		t.Errorf("%q, %v", text, err)
+	}
+	// A second one has the same files, but for what has changed.
+	second := t.TempDir()
+	if _, err := BaseBackup(t.Context(), admin(s), dirSink{second}, BaseOptions{Fast: true, BytesPerSecond: 100 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	one, two := sums(t, dir), sums(t, second)
+	differ := 0
+	for name := range one {
+		if one[name] != two[name] {
+			differ++
+		}
+	}
+	if differ > 10 {
+		t.Errorf("%d of %d files differ, with nothing written", differ, len(one))
+	}
+
+	s.SQL("bank", "INSERT INTO transfer (a, b, amount) VALUES (1, 1, 5); SELECT pg_switch_wal(); SELECT pg_create_restore_point('before'); INSERT INTO transfer (a, b, amount) VALUES (1, 1, 5)")
+	s.SQL("bank", "SELECT pg_switch_wal(); INSERT INTO transfer (a, b, amount) VALUES (1, 1, 5)")
+	time.Sleep(time.Millisecond)
+	middle := s.SQL("bank", `SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`)
+	time.Sleep(time.Millisecond)
+	s.SQL("bank", "SELECT pg_switch_wal(); INSERT INTO transfer (a, b, amount) VALUES (1, 1, 5)")
+	archived(t, s, store)
+	s.Stop()
+
+	to := postgrestest.Dir(t)
+	data := filepath.Join(to, "data")
+	fail := func(o RecoverOptions, words ...string) {
+		t.Helper()
+		if o.RestoreCommand == "" {
+			o.RestoreCommand = fetch
+		}
+		_, _, err := RestoreBase(t.Context(), &Server{}, os.DirFS(dir), store, data, o)
+		wantError(t, err, words...)
+		if left, err := os.ReadDir(to); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	}
+	at, err := time.Parse(time.RFC3339Nano, middle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fail(RecoverOptions{TargetTime: b.Ended.Add(-time.Hour)}, "is before the end of this base backup")
+	fail(RecoverOptions{TargetTime: at.Add(time.Hour)}, "later than the archived log goes")
+	fail(RecoverOptions{TargetLSN: "0/1"}, "is before the end of this base backup")
+	fail(RecoverOptions{TargetLSN: "FFF/1"}, "later than the archived log goes")
+	fail(RecoverOptions{TargetLSN: "0/1", Immediate: true}, "several targets")
+	fail(RecoverOptions{Action: "dance"}, `"dance"`)
+	fail(RecoverOptions{RestoreCommand: "cp x"}, "restore command")
+	fail(RecoverOptions{Timeline: 9}, "timeline 9")
+	fail(RecoverOptions{Owner: "no-such-account"}, "no-such-account")
+
+	r, err := Reachable(t.Context(), &Server{}, b, store, 0)
+	if err != nil || r.Commit.IsZero() {
+		t.Fatal(r, err)
+	}
+	// The whole of it is recovered and read; then to a restore point.
+	check := func(o RecoverOptions, want string) {
+		t.Helper()
+		scratch := postgrestest.Dir(t)
+		o.RestoreCommand = fetch
+		report, err := VerifyBase(t.Context(), os.DirFS(dir), store, o, VerifyOptions{Dir: scratch})
+		if err != nil {
+			t.Fatal(err, dbdump.Hint(err))
+		}
+		found := false
+		for _, r := range report.Tables {
+			found = found || r.Database == "bank" && r.Table == "public.transfer" && r.Bytes > 0
+		}
+		if !report.OK() || !found {
+			t.Errorf("%+v", report)
+		}
+		if left, err := os.ReadDir(scratch); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	}
+	check(RecoverOptions{TargetName: "before"}, "1")
+	// A target that is never reached is an error of the server, which is told.
+	_, err = VerifyBase(t.Context(), os.DirFS(dir), store, RecoverOptions{TargetName: "never", RestoreCommand: fetch}, VerifyOptions{Dir: postgrestest.Dir(t)})
+	if err == nil || !strings.Contains(err.Error(), "recovery ended before configured recovery target was reached") {
+		t.Error(err)
+	}
+
+	// A segment that is missing: named, and what lies before it can be had.
+	last, err := parseSegment(r.Last, mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := segment{1, last.no - 1}.name(mib)
+	if err := os.Remove(filepath.Join(string(store), gone)); err != nil {
+		t.Fatal(err)
+	}
+	fail(RecoverOptions{}, "segment "+gone+" is missing")
+	fail(RecoverOptions{TargetTime: r.Commit.Add(-time.Microsecond)}, "later than the archived log goes", "segment "+gone+" is missing")
+	check(RecoverOptions{Immediate: true}, "0")
+
+	// A directory that is in use, and a file that is damaged.
+	if err := os.Mkdir(data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(data, "mine"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = RestoreBase(t.Context(), &Server{}, os.DirFS(dir), store, data, RecoverOptions{Immediate: true, RestoreCommand: fetch})
+	wantError(t, err, data+" is not empty")
+	if _, err := os.Stat(filepath.Join(data, "mine")); err != nil {
+		t.Error("a file that was there is gone")
+	}
+	if err := os.Remove(filepath.Join(data, "mine")); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "data", "global", "1262")
+	content, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content[100] ^= 1
+	if err := os.WriteFile(name, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = RestoreBase(t.Context(), &Server{}, os.DirFS(dir), store, data, RecoverOptions{Immediate: true, RestoreCommand: fetch})
+	wantError(t, err, "global/1262", "not what PostgreSQL sent")
+	if left, err := os.ReadDir(data); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if err := os.Remove(filepath.Join(dir, "base.json")); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = RestoreBase(t.Context(), &Server{}, os.DirFS(dir), store, data, RecoverOptions{Immediate: true, RestoreCommand: fetch})
+	wantError(t, err, "description of the base backup")
 }

@@ -460,7 +460,7 @@ func restricts(p *program) bool {
 
 // load runs SQL from a file of a dump in a database. once: in one transaction.
 func (s *Server) load(ctx context.Context, psql *program, database string, from io.Reader, once bool) error {
-	args := []string{"-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"}
+	args := []string{"-X", "-w", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-"}
 	if once {
 		args = append(args, "--single-transaction")
 	}
@@ -544,7 +544,7 @@ func (s *Server) restoreGlobals(ctx context.Context, fsys fs.FS, f *dbdump.File,
 	if int64(len(b)) != f.Bytes {
 		return fmt.Errorf("%s has %d bytes, not %d as when it was dumped", f.Name, len(b), f.Bytes)
 	}
-	c, err := s.child(psql, "", "-X", "-q", "-A", "-t", "-f", "-")
+	c, err := s.child(psql, "", "-X", "-w", "-q", "-A", "-t", "-f", "-")
 	if err != nil {
 		return err
 	}

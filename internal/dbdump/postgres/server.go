@@ -74,8 +74,8 @@ var packages = map[string]string{
 	"initdb": "postgresql", "postgres": "postgresql", "pg_waldump": "postgresql",
 }
 
-// binDirs are where programs are that are not in $PATH. On Debian those in $PATH are
-// wrappers, which choose by a configuration of their own.
+// binDirs are where programs are that are not in $PATH. On Debian those in $PATH are a
+// wrapper, pg_wrapper, which chooses a version by a configuration of its own.
 var binDirs = []string{
 	"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/lib/postgresql*/bin", "/usr/local/pgsql/bin", "/opt/pgsql*/bin",
 	"/opt/homebrew/opt/postgresql*/bin", "/opt/homebrew/opt/libpq/bin", "/Library/PostgreSQL/*/bin", `C:\Program Files\PostgreSQL\*\bin`,
@@ -110,11 +110,20 @@ func (s *Server) find(ctx context.Context, name string, major int) (*program, er
 	}
 	var best *program
 	var broken error
+	seen := map[string]bool{}
 	for _, path := range paths {
 		if _, err := exec.LookPath(path); err != nil {
 			continue
 		}
+		real, err := filepath.EvalSymlinks(path)
+		if err != nil || seen[real] || filepath.Base(real) == "pg_wrapper" {
+			continue
+		}
+		seen[real] = true
 		p, err := s.version(ctx, name, path)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		if err != nil {
 			broken = err
 			continue
@@ -242,10 +251,7 @@ func explain(err error) error {
 	if detail = prefixRE.ReplaceAllString(detail, ""); detail != "" {
 		message += " (" + strings.TrimSpace(strings.TrimPrefix(detail, "DETAIL:")) + ")"
 	}
-	e := &dbdump.Error{Err: fmt.Errorf("%s: %s: %w", failed.Name, message, failed.Err)}
-	if message == "" {
-		e.Err = fmt.Errorf("%s: %w", failed.Name, failed.Err)
-	}
+	e := &dbdump.Error{Err: fmt.Errorf("%s: %s", failed.Name, cmp.Or(message, failed.Err.Error()))}
 	for _, h := range hints {
 		if strings.Contains(failed.Stderr, h.says) {
 			e.Hint = h.hint

@@ -31,7 +31,7 @@ func (s *Server) connect(ctx context.Context, database string) (*session, error)
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.child(p, database, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-")
+	c, err := s.child(p, database, "-X", "-w", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", "-")
 	if err != nil {
 		return nil, err
 	}
