@@ -29,7 +29,8 @@ test: go
 	@sh scripts/packages rsync=rsync getfacl=acl setfacl=acl getfattr=attr lsattr=e2fsprogs git=git setcap=libcap2-bin \
 		/usr/sbin/sshd=openssh-server ssh-keygen=openssh-client node=nodejs npm=npm \
 		zbarimg=zbar-tools rsvg-convert=librsvg2-bin \
-		dbus-daemon=dbus gnome-keyring-daemon=gnome-keyring secret-tool=libsecret-tools systemd-analyze=systemd
+		dbus-daemon=dbus gnome-keyring-daemon=gnome-keyring secret-tool=libsecret-tools systemd-analyze=systemd \
+		psql=postgresql-client pg_ctlcluster=postgresql
 	@sh scripts/tools versitygw fake-gcs-server azurite mailpit promtool
 	$(GO) test -timeout 30m ./...
 

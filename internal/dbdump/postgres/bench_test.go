@@ -34,7 +34,7 @@ func BenchmarkDatabase(b *testing.B) {
 	server.SQL("postgres", "CREATE DATABASE bench")
 	for i := range 4 {
 		// A row has some 190 bytes.
-		server.SQL("bench", fmt.Sprintf(`CREATE TABLE t%d AS SELECT g AS id, md5(g::text) AS hash, (g * 7919) %% 100000 AS customer, now() - g * interval '1 second' AS at,
+		server.SQL("bench", fmt.Sprintf(`CREATE TABLE t%d AS SELECT g AS id, md5(g::text) AS hash, (g * 7919::bigint) %% 100000 AS customer, now() - g * interval '1 second' AS at,
 	'order number ' || g || ' of somebody who likes ' || repeat(md5((g %% 1000)::text), 3) AS note FROM generate_series(1, %d) g;
 ALTER TABLE t%d ADD PRIMARY KEY (id); CREATE INDEX ON t%d (customer)`, i, mb<<20/4/190, i, i))
 	}

@@ -81,7 +81,10 @@ func archived(t *testing.T, s *postgrestest.Server, store dirWAL) {
 // are there that were committed, and none later.
 func TestMoments(t *testing.T) {
 	t.Parallel()
-	const moments = 20
+	moments := 20
+	if testing.Short() {
+		moments = 4
+	}
 	store, push, fetch := archive(t)
 	s := postgrestest.New(t, "archive_mode = on", "archive_command = '"+push+"'", "track_commit_timestamp = on", "max_wal_size = 64MB")
 	s.SQL("postgres", "CREATE DATABASE bank")
@@ -167,6 +170,11 @@ func TestMoments(t *testing.T) {
 		if i < moments-1 {
 			again.Stop()
 		}
+	}
+	// A standby can be dumped as well.
+	standby, _ := dump(t, admin(again), DumpOptions{Databases: []string{"bank"}})
+	if b, err := os.ReadFile(standby + "/bank/public.account.sql"); err != nil || strings.Count(string(b), "\n") < 200 {
+		t.Errorf("dump of a standby: %d bytes, %v", len(b), err)
 	}
 	again.SQL("postgres", "SELECT pg_promote()")
 	again.SQL("bank", "INSERT INTO transfer (a, b, amount) VALUES (1, 1, 0)")
