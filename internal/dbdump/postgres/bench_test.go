@@ -70,7 +70,9 @@ ALTER TABLE t%d ADD PRIMARY KEY (id); CREATE INDEX ON t%d (customer)`, i, mb<<20
 				b.Fatal(err)
 			}
 		}},
-		{"zstd|psql", func() { shell(`$BIN/createdb copy && zstd -q -d <$FILE | $BIN/psql -qX -v ON_ERROR_STOP=1 -d copy >/dev/null`) }},
+		{"zstd|psql", func() {
+			shell(`$BIN/createdb copy && zstd -q -d <$FILE | $BIN/psql -qX -v ON_ERROR_STOP=1 -d copy >/dev/null`)
+		}},
 		{"restore/1", func() { restoreBench(b, s, dumped, 1) }},
 		{"restore/2", func() { restoreBench(b, s, dumped, 2) }},
 	}

@@ -116,6 +116,12 @@ type tableRecord struct {
 	Unlogged  bool   `json:"unlogged"`
 }
 
+// fromKey is a name in the encoding of its database, which pg_dump takes names in.
+func fromKey(key string) string {
+	b, _ := hex.DecodeString(key) // as PostgreSQL encodes it
+	return string(b)
+}
+
 // tablesQuery has no tables of extensions: these make them.
 const tablesQuery = `SELECT n.nspname AS schema, c.relname AS name, c.relpersistence = 'u' AS unlogged,
 	encode(convert_to(n.nspname::text, getdatabaseencoding()), 'hex') AS schema_key, encode(convert_to(c.relname::text, getdatabaseencoding()), 'hex') AS name_key
@@ -285,7 +291,7 @@ func (s *Server) dumpDatabase(ctx context.Context, pgDump *program, info *server
 		switch {
 		case excluded(o.ExcludeTables, r, used):
 			record.Excluded = append(record.Excluded, tableName(r.Schema, r.Name))
-			args = append(args, "--exclude-table-data="+ident(r.Schema)+"."+ident(r.Name))
+			args = append(args, "--exclude-table-data="+ident(fromKey(r.SchemaKey))+"."+ident(fromKey(r.NameKey)))
 		case r.Unlogged && (info.Recovery || slices.ContainsFunc(o.ExtraArgs, func(a string) bool { return strings.HasPrefix("--no-unlogged-table-data", a) })):
 			// A standby has no rows of theirs.
 			record.Excluded = append(record.Excluded, tableName(r.Schema, r.Name))

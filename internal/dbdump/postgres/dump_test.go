@@ -404,6 +404,10 @@ func TestDumpFailures(t *testing.T) {
 		t.Errorf("a table that pg_dump has left out: %v", err)
 	}
 
+	server.SQL("trouble", "CREATE TABLE going (a int)")
+	tool(t, programs, "pg_dump", says+fmt.Sprintf("%s/psql -q -h %s -U postgres -d trouble -c 'DROP TABLE going'\n", bin, server.Dir)+real+` "$@"`)
+	fail(broken, trouble, "going", "does not exist")
+
 	// A sink that fails ends pg_dump.
 	_, err = Dump(t.Context(), &tcp, fullSink{}, DumpOptions{Databases: []string{"awkward"}})
 	if err == nil || !strings.Contains(err.Error(), "the sink is full") {

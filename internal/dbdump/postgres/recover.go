@@ -374,8 +374,9 @@ func confQuote(s string) string {
 // RestoreBase writes a data directory from a base backup, ready to be recovered to a target
 // when a server is started on it. The directory is made, or is empty; it is removed, or
 // emptied, again if this fails. The log is checked before: it has to have no gap on the way
-// to the target, but for one that is a name, whose place is not known. s is for finding
-// programs.
+// to the target, but for one that is a name, whose place is not known. Nothing is flushed to
+// disk: the server does that when it begins to recover (SyncDataDirectory). s is for
+// finding programs.
 func RestoreBase(ctx context.Context, s *Server, fsys fs.FS, wal WAL, dir string, o RecoverOptions) (*Base, *Reach, error) {
 	b, err := OpenBase(fsys)
 	if err != nil {

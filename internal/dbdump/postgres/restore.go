@@ -76,8 +76,9 @@ func Restore(ctx context.Context, s *Server, fsys fs.FS, o RestoreOptions) error
 }
 
 // RestoreAll restores all of a dump to a server: roles and tablespaces, if the dump has
-// them, and each database under its own name. It stops at the first that fails; those
-// before it stay. Database, Into and Tables of the options are not looked at.
+// them, and each database under its own name. The database "postgres", which every server
+// has, is replaced if it is empty. It stops at the first that fails; those before it stay.
+// Database, Into and Tables of the options are not looked at.
 func RestoreAll(ctx context.Context, s *Server, fsys fs.FS, o RestoreOptions) error {
 	m, err := readDump(fsys)
 	if err != nil {
@@ -94,12 +95,29 @@ func RestoreAll(ctx context.Context, s *Server, fsys fs.FS, o RestoreOptions) er
 	for _, d := range m.Databases {
 		o.Database = d.Name
 		each := o
-		each.Replace = o.Replace || d.Name == "postgres" // every server has one
+		if d.Name == "postgres" && !o.Replace { // every server has one
+			if each.Replace, err = s.empty(ctx, d.Name); err != nil {
+				return err
+			}
+		}
 		if err := Restore(ctx, s, fsys, each); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// empty says whether a database has nothing but what every one has.
+func (s *Server) empty(ctx context.Context, database string) (bool, error) {
+	t, err := s.connect(ctx, database)
+	if err != nil {
+		return false, err
+	}
+	defer t.close()
+	n, err := t.value(`SELECT (SELECT count(*) FROM pg_namespace WHERE nspname NOT IN ('public', 'information_schema') AND nspname !~ '^pg_')
+	+ (SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace) + (SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace)
+	+ (SELECT count(*) FROM pg_type WHERE typnamespace = 'public'::regnamespace) + (SELECT count(*) FROM pg_extension WHERE extname <> 'plpgsql') + (SELECT count(*) FROM pg_largeobject_metadata)`)
+	return n == "0", err
 }
 
 func readDump(fsys fs.FS) (*dbdump.Manifest, error) {

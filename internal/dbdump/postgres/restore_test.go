@@ -22,8 +22,11 @@ import (
 func TestRestoreAllAndVerify(t *testing.T) {
 	server := sharedServer(t)
 	server.SQL("postgres", `CREATE DATABASE "second 'one'" ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'; CREATE ROLE "o'wner" LOGIN PASSWORD 'x'; ALTER DATABASE "second 'one'" OWNER TO "o'wner"`)
-	server.SQL("second 'one'", `CREATE TABLE "größe" (v text); INSERT INTO "größe" VALUES ('ä'), (E'\n')`)
-	dir, m := dump(t, admin(server), DumpOptions{Databases: []string{"*"}, Globals: true, Parallel: 2})
+	server.SQL("second 'one'", `CREATE TABLE "nür" (v text); INSERT INTO "nür" VALUES ('left out'); CREATE TABLE "größe" (v text); INSERT INTO "größe" VALUES ('ä'), (E'\n')`)
+	dir, m := dump(t, admin(server), DumpOptions{Databases: []string{"*"}, Globals: true, Parallel: 2, ExcludeTables: []string{"public.nür"}, Warn: func(string) {}})
+	if _, err := os.Stat(dir + "/second 'one'/public.nür.sql"); err == nil {
+		t.Error("a table that was to be left out is there")
+	}
 	server.SQL("postgres", `DROP DATABASE "second 'one'"; DROP ROLE "o'wner"`)
 	var names []string
 	for _, d := range m.Databases {
@@ -44,10 +47,15 @@ func TestRestoreAllAndVerify(t *testing.T) {
 	if len(warned) > 0 {
 		t.Errorf("%q", warned)
 	}
-	again, _ := dump(t, admin(fresh), DumpOptions{Databases: []string{"*"}, Globals: true})
+	if n := fresh.SQL("second 'one'", `SELECT count(*) FROM "nür"`); n != "0" {
+		t.Errorf("%s rows in a table that was left out", n)
+	}
+	again, _ := dump(t, admin(fresh), DumpOptions{Databases: []string{"*"}, Globals: true, ExcludeTables: []string{"public.nür"}, Warn: func(string) {}})
 	same(t, "dump of the new server", dir, again, "dump.json")
 	// A second time nothing is overwritten.
 	wantError(t, RestoreAll(t.Context(), admin(fresh), os.DirFS(dir), RestoreOptions{}), "there is a database")
+	fresh.SQL("postgres", `DROP DATABASE awkward; CREATE TABLE mine ()`)
+	wantError(t, RestoreAll(t.Context(), admin(fresh), os.DirFS(dir), RestoreOptions{}), `there is a database "postgres"`)
 
 	scratch := postgrestest.Dir(t)
 	p := &progress{}

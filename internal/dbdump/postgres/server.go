@@ -212,6 +212,7 @@ var hints = []struct{ says, hint string }{
 	{"must be superuser or replication role", "give it the right: ALTER ROLE … REPLICATION"},
 	{"permission denied to start WAL sender", "give it the right: ALTER ROLE … REPLICATION"},
 	{"permission denied for", "give the user the right to read it (GRANT pg_read_all_data TO …), or exclude it"},
+	{"does not exist\npg_dump: detail: Query was: LOCK TABLE", "it was dropped just as the dump began: dump again"},
 	{"row-level security", "give the user the right to read all rows (ALTER ROLE … BYPASSRLS)"},
 	{"could not translate host name", "check the host"},
 	{"Connection refused", "is the server running, and are host and port right?"},
