@@ -488,7 +488,7 @@ func TestDropWhileDumping(t *testing.T) {
 // A server that is stopped in the middle of a dump.
 func TestServerGoesAway(t *testing.T) {
 	t.Parallel()
-	server := postgrestest.New(t)
+	server := newServer(t)
 	server.SQL("postgres", "CREATE TABLE a AS SELECT repeat('x', 1000) AS t FROM generate_series(1, 20000)")
 	g := &gate{dirSink{t.TempDir()}, "public.a.sql", make(chan struct{}), make(chan struct{})}
 	dumped := make(chan error, 1)

@@ -19,11 +19,27 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump/postgres/postgrestest"
 )
 
-// shared is the server of most tests, with the database "awkward"; it is started when the
-// first of them asks for it.
+// shared are an empty cluster, and the server of most tests, with the database "awkward".
+// Each is made when the first test asks for it.
 var shared struct {
 	sync.Mutex
-	server *postgrestest.Server
+	empty, server *postgrestest.Server
+}
+
+// newServer starts a server of the test's own.
+func newServer(t testing.TB, settings ...string) *postgrestest.Server {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	return startServer(t, settings...)
+}
+
+func startServer(t testing.TB, settings ...string) *postgrestest.Server {
+	t.Helper()
+	if shared.empty == nil {
+		shared.empty = postgrestest.Init(long)
+	}
+	return postgrestest.Copy(t, shared.empty, settings...)
 }
 
 // longTB is a testing.TB that lives until all tests are over.
@@ -58,7 +74,7 @@ func sharedServer(t *testing.T) *postgrestest.Server {
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.server == nil {
-		s := postgrestest.New(long)
+		s := startServer(long)
 		sql, err := os.ReadFile("testdata/awkward.sql")
 		if err != nil {
 			t.Fatal(err)

@@ -86,7 +86,7 @@ func TestMoments(t *testing.T) {
 		moments = 4
 	}
 	store, push, fetch := archive(t)
-	s := postgrestest.New(t, "archive_mode = on", "archive_command = '"+push+"'", "track_commit_timestamp = on", "max_wal_size = 64MB")
+	s := newServer(t, "archive_mode = on", "archive_command = '"+push+"'", "track_commit_timestamp = on", "max_wal_size = 64MB")
 	s.SQL("postgres", "CREATE DATABASE bank")
 	s.SQL("bank", bankSQL)
 	s.SQL("postgres", "CREATE ROLE bk LOGIN REPLICATION PASSWORD 'pw'") // no more than that
@@ -192,7 +192,7 @@ func TestBaseRefusals(t *testing.T) {
 		}
 	}
 	fail(admin(server), "does not archive its log")
-	s := postgrestest.New(t, "archive_mode = on", "archive_command = 'true'")
+	s := newServer(t, "archive_mode = on", "archive_command = 'true'")
 	s.SQL("postgres", "CREATE ROLE nobody LOGIN PASSWORD 'pw'")
 	fail(&Server{Host: "127.0.0.1", Port: s.Port, User: "nobody", Password: "pw"}, "pg_basebackup")
 	fail(&Server{Host: "127.0.0.1", Port: s.Port, User: "nobody", Password: "no"}, "password authentication failed")
@@ -210,7 +210,7 @@ func TestBaseRefusals(t *testing.T) {
 func TestRecoverRefusals(t *testing.T) {
 	t.Parallel()
 	store, push, fetch := archive(t)
-	s := postgrestest.New(t, "archive_mode = on", "archive_command = '"+push+"'", "max_wal_size = 64MB")
+	s := newServer(t, "archive_mode = on", "archive_command = '"+push+"'", "max_wal_size = 64MB")
 	s.SQL("postgres", "CREATE DATABASE bank")
 	s.SQL("bank", bankSQL)
 	outside := filepath.Join(s.Dir, "elsewhere.conf")

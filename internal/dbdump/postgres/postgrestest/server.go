@@ -113,6 +113,14 @@ func Own(t testing.TB, name string) {
 // its configuration.
 func New(t testing.TB, settings ...string) *Server {
 	t.Helper()
+	s := Init(t)
+	s.Start(settings...)
+	return s
+}
+
+// Init makes a cluster.
+func Init(t testing.TB) *Server {
+	t.Helper()
 	s := &Server{Dir: Dir(t), t: t}
 	Own(t, s.Dir)
 	pw := filepath.Join(s.Dir, "pw")
@@ -123,6 +131,17 @@ func New(t testing.TB, settings ...string) *Server {
 		"--auth-local=trust", "--pwfile="+pw, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--wal-segsize=1"))
 	if out, err := initdb.CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
+	}
+	return s
+}
+
+// Copy is New from a cluster that is there and has not been started: that is faster.
+func Copy(t testing.TB, from *Server, settings ...string) *Server {
+	t.Helper()
+	s := &Server{Dir: Dir(t), t: t}
+	Own(t, s.Dir)
+	if out, err := As(t, exec.Command("cp", "-a", from.Data(), s.Data())).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v\n%s", err, out)
 	}
 	s.Start(settings...)
 	return s
