@@ -103,8 +103,15 @@ func BaseBackup(ctx context.Context, s *Server, to dbdump.Sink, o BaseOptions) (
 	}
 	u := &untar{to: to, base: b, onFile: o.OnFile, sizes: map[string]int64{}}
 	c.Stdout = u
+	waiting := false
 	c.OnLine = func(line string) {
-		if strings.Contains(line, "WARNING:") || strings.Contains(line, "still waiting for") {
+		switch {
+		case strings.Contains(line, "still waiting for all required WAL"):
+			if !waiting { // it counts seconds that are none
+				warner(o.Warn)("the server waits until its log is archived: does its archive_command work? (pg_stat_archiver)")
+			}
+			waiting = true
+		case strings.Contains(line, "WARNING:"):
 			warner(o.Warn)(prefixRE.ReplaceAllString(line, ""))
 		}
 	}

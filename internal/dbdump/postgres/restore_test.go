@@ -243,7 +243,7 @@ func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	server := sharedServer(t)
 	server.SQL("postgres", "CREATE DATABASE large")
-	server.SQL("large", "CREATE TABLE a AS SELECT repeat('x', 1000) AS t FROM generate_series(1, 100000)")
+	server.SQL("large", "CREATE TABLE a AS SELECT repeat('x', 1000) AS t FROM generate_series(1, 30000)")
 	dir, _ := dump(t, admin(server), DumpOptions{Databases: []string{"large"}})
 	server.SQL("postgres", "DROP DATABASE large")
 
@@ -252,7 +252,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Mkdir(space, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", space).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", space).CombinedOutput(); err != nil {
 		t.Skipf("no tmpfs: %s", out)
 	}
 	t.Cleanup(func() { small.Stop(); exec.Command("umount", "-l", space).Run() })
