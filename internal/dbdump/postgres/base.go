@@ -74,7 +74,7 @@ func BaseBackup(ctx context.Context, s *Server, to dbdump.Sink, o BaseOptions) (
 	if err != nil {
 		return nil, err
 	}
-	defer t.close()
+	defer func() { t.close() }()
 	info, err := t.info()
 	if err != nil {
 		return nil, err
@@ -119,6 +119,11 @@ func BaseBackup(ctx context.Context, s *Server, to dbdump.Sink, o BaseOptions) (
 		return nil, err
 	}
 	if err := u.check(); err != nil {
+		return nil, err
+	}
+	// The session may not have lived as long as that took.
+	t.close()
+	if t, err = s.connect(ctx, ""); err != nil {
 		return nil, err
 	}
 	var now []struct{ Now time.Time }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -91,6 +92,11 @@ ALTER TABLE t%d ADD PRIMARY KEY (id); CREATE INDEX ON t%d (customer)`, i, mb<<20
 	for _, step := range steps {
 		b.ReportMetric(took[step.name].Seconds()/float64(b.N), step.name+"-s")
 	}
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(usage.Maxrss)/1024, "max-rss-MiB") // on Linux; of the test program alone
 	b.ReportMetric(took["dump/nowhere"].Seconds()/took["pg_dump|zstd"].Seconds(), "dump/nowhere-ratio")
 	b.ReportMetric(took["dump/files"].Seconds()/took["pg_dump|zstd"].Seconds(), "dump/files-ratio")
 	b.ReportMetric(took["restore/1"].Seconds()/took["zstd|psql"].Seconds(), "restore/1-ratio")

@@ -112,9 +112,9 @@ func (t *session) value(query string) (string, error) {
 	return strings.TrimSuffix(string(b), "\n"), err
 }
 
-// close ends the session.
+// close ends the session. It may be called again, and on none.
 func (t *session) close() {
-	if t.err != nil {
+	if t == nil || t.err != nil {
 		return
 	}
 	t.err = errors.New("psql: the session was closed")

@@ -43,7 +43,8 @@ const maxOther = 1 << 20
 // reuses the file when it succeeds. It may be called again for what is stored already, as
 // after a crash: the same content is a success, another one is refused.
 //
-// If it fails the server tries again, as long as it takes, and keeps the file.
+// If it fails the server tries again, as long as it takes, and keeps the file: any exit
+// code but 0 says so, and one above 125 ends its archiver as well, to begin anew.
 func Push(ctx context.Context, path, name string, to WAL) error {
 	err := push(ctx, path, name, to)
 	if err != nil {
