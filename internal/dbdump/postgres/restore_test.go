@@ -288,3 +288,31 @@ func TestExplain(t *testing.T) {
 		}
 	}
 }
+
+// What docs/postgresql.md says about a restore without this program.
+func TestRestoreByHand(t *testing.T) {
+	server := sharedServer(t)
+	dir, _ := dump(t, admin(server), DumpOptions{Databases: []string{"awkward"}})
+	manual, err := os.ReadFile("../../../docs/postgresql.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, steps, ok := strings.Cut(string(manual), "**Without this program**, from the files alone:\n\n")
+	steps, _, end := strings.Cut(steps, "\n\n")
+	if !ok || !end {
+		t.Fatal("the manual does not say it any more")
+	}
+	steps = strings.NewReplacer("cd shop;", "cd awkward;", "shop", "byhand").Replace(steps)
+	c := server.Command(t.Context(), "postgres", "psql")
+	c.Path, c.Args, c.Dir = "/bin/sh", []string{"sh", "-e", "-c", steps}, dir
+	c.Env = append(slices.DeleteFunc(c.Env, func(v string) bool { return strings.HasPrefix(v, "PGDATABASE=") }), "PATH="+postgrestest.Bin(t)+":"+os.Getenv("PATH"))
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s\n%s", err, steps, out)
+	}
+	restored, _ := dump(t, admin(server), DumpOptions{Databases: []string{"byhand"}})
+	if err := os.Rename(restored+"/byhand", restored+"/awkward"); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "restored by hand", dir, restored, "dump.json", "awkward/database.json")
+	server.SQL("postgres", "DROP DATABASE byhand")
+}
