@@ -75,6 +75,20 @@ SET default_tablespace = gone;
 --
 
 '; $body$;
+SET check_function_bodies = off;
+CREATE FUNCTION bare() RETURNS void LANGUAGE plpgsql AS $body$
+-- it's no string
+--
+-- Data for Name: kinds; Type: TABLE DATA; Schema: public; Owner: postgres
+--
+
+COPY public.bare (a) FROM stdin;
+\.
+\! touch /tmp/this-must-not-be
+BEGIN;
+SET default_tablespace = gone;
+$x$ " /*
+$body$;
 CREATE FUNCTION atomic(a int) RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT a + length(E'\'$$\\'); END;
 CREATE FUNCTION log_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES (TG_TABLE_NAME); RETURN NEW; END $$;
 CREATE TABLE log (t text); CREATE TRIGGER loud AFTER INSERT ON dropped FOR EACH ROW EXECUTE FUNCTION log_it();
