@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -700,6 +701,8 @@ type dbCheck struct {
 	Error    string         `json:"error,omitempty"`
 	Seconds  float64        `json:"seconds"`
 	hint     string
+	// noProgram says that the server's program is not installed.
+	noProgram bool
 }
 
 // ok says whether all is as it was dumped, and something was.
@@ -795,7 +798,7 @@ func (a *app) dbVerifyOne(ctx context.Context, d *job.Destination, s *tree.Snaps
 	begin := time.Now()
 	c := dbCheck{Snapshot: s.ID.String(), Time: s.Time, Name: job.DatabaseName(s)}
 	broken := func(err error) dbCheck {
-		c.Error, c.hint = oneLine(err.Error()), dbdump.Hint(err)
+		c.Error, c.hint, c.noProgram = oneLine(err.Error()), dbdump.Hint(err), errors.Is(err, exec.ErrNotFound)
 		c.Seconds = time.Since(begin).Seconds()
 		return c
 	}

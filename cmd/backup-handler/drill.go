@@ -112,6 +112,8 @@ func parseSeed(text string) (uint64, error) {
 type drillResult struct {
 	Location string `json:"location"`
 	*job.DrillReport
+	Databases []dbCheck `json:"databases,omitempty"`
+
 	Error string `json:"error,omitempty"`
 	Code  int    `json:"exit_code"`
 	File  string `json:"report_file,omitempty"`
@@ -153,7 +155,7 @@ func (a *app) drill(ctx context.Context, name string, f *drillFlags, run *journa
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if r.DrillReport == nil && len(locations) == 1 {
+		if r.DrillReport == nil && len(r.Databases) == 0 && len(locations) == 1 {
 			return &job.Failure{Code: r.Code, Err: errors.New(r.Error), Hint: r.hint}
 		}
 		problem := r.Error
@@ -185,6 +187,62 @@ func (a *app) drill(ctx context.Context, name string, f *drillFlags, run *journa
 		return err
 	}
 	return &job.Failure{Code: code, Err: job.ErrReported, Hint: strings.Join(hints, "; ")}
+}
+
+// drilledDumps are the newest dumps of this host's databases, where the drill is not of
+// something that was asked for. only says that there are no files to drill.
+func (a *app) drilledDumps(d *job.Destination, name string, random bool) (dumps []*tree.Snapshot, only bool, err error) {
+	c, err := a.cfg.Drill()
+	if err != nil || !c.Databases || name != "" && name != "latest" || random || a.filter.Kind != "" {
+		return nil, false, err
+	}
+	host := a.filter.Host
+	if len(job.Hosts(d.Snapshots)) > 1 && host == "" {
+		host = hostName()
+	}
+	only = true
+	for _, s := range a.filter.Of(d.Snapshots) {
+		switch {
+		case host != "" && s.Host != host:
+		case s.Kind == tree.KindMySQL || s.Kind == tree.KindPostgreSQL:
+			dumps = append(dumps, s)
+		case s.Kind == tree.KindFiles || s.Kind == tree.KindStream:
+			only = false
+		}
+	}
+	return newest(dumps, 1), only, nil
+}
+
+// drillDumps checks dumps, and adds what it found to the result.
+func (a *app) drillDumps(ctx context.Context, d *job.Destination, dumps []*tree.Snapshot, only bool, parent string, res *drillResult) {
+	for _, s := range dumps {
+		c := a.dbVerifyOne(ctx, d, s, "", parent)
+		if ctx.Err() != nil {
+			return
+		}
+		if c.noProgram {
+			a.note("the dump " + s.ID.Short() + " of " + c.Name + " is not checked: " + c.Error)
+			continue
+		}
+		a.record("drill", slog.String("repository", d.Place), slog.String("snapshot", c.Snapshot), slog.Bool("passed", c.ok()))
+		res.Databases = append(res.Databases, c)
+		if !c.ok() {
+			code := job.ExitNotVerified
+			if c.Error != "" {
+				code = job.ExitNotRestored
+			}
+			res.Code = max(res.Code, code)
+			if res.Error == "" {
+				res.Error = c.fault()
+			}
+			if res.hint == "" {
+				res.hint = c.hint
+			}
+		}
+	}
+	if only && len(res.Databases) == 0 && res.Error == "" { // a drill of nothing has not passed
+		res.Code, res.Error, res.hint = job.ExitNotRestored, "there are only dumps of databases, and none can be checked here", "install the server's program"
+	}
 }
 
 func (a *app) drillOptions(f *drillFlags) (*job.DrillOptions, error) {
@@ -256,8 +314,8 @@ func (a *app) redactorOf(cfg *config.Config) func(string) string {
 }
 
 // drillOne drills one repository.
-func (a *app) drillOne(ctx context.Context, acc *job.Access, location, name string, f *drillFlags, o job.DrillOptions) drillResult {
-	res := drillResult{Location: location}
+func (a *app) drillOne(ctx context.Context, acc *job.Access, location, name string, f *drillFlags, o job.DrillOptions) (res drillResult) {
+	res.Location = location
 	fail := func(code int, err error, hint string) drillResult {
 		if failure, ok := errors.AsType[*job.Failure](err); ok {
 			code, hint = failure.Code, failure.Hint
@@ -276,6 +334,14 @@ func (a *app) drillOne(ctx context.Context, acc *job.Access, location, name stri
 	}
 	if len(d.Snapshots) == 0 {
 		return fail(job.ExitNotRestored, fmt.Errorf("%s holds no snapshot that can be read", quote(d.Place)), "'backup-handler verify' tells what is there")
+	}
+	if dumps, only, err := a.drilledDumps(d, name, f.random); err != nil {
+		return fail(job.ExitUsage, err, "")
+	} else if len(dumps) > 0 {
+		defer func() { a.drillDumps(ctx, d, dumps, only, o.Parent, &res) }()
+		if only {
+			return res
+		}
 	}
 	if o.Snapshot, err = a.drilled(d, name, f.random, o.Seed); err != nil {
 		return fail(job.ExitUsage, err, "")
@@ -362,7 +428,17 @@ func (a *app) keepReport(d *job.Destination, res *drillResult) {
 
 func drillText(w io.Writer, r *drillResult) {
 	rep := r.DrillReport
-	if rep == nil {
+	defer func() {
+		for i := range r.Databases {
+			fmt.Fprint(w, "  database  ")
+			r.Databases[i].text(w)
+		}
+	}()
+	switch {
+	case rep == nil && r.Error == "": // only databases
+		fmt.Fprintln(w, quote(r.Location))
+		return
+	case rep == nil:
 		fmt.Fprintf(w, "%s  NOT RESTORED: %s\n", quote(r.Location), r.Error)
 		return
 	}

@@ -192,6 +192,8 @@ func currentSections() []Section {
 				Doc: "Shell command that judges what a drill has restored, in its scratch directory; a code other than 0 fails the drill."},
 			{Name: "check_timeout", Type: Duration, Default: "10m", Unit: "s",
 				Doc: "How long the command may take."},
+			{Name: "databases", Type: Bool, Default: "True",
+				Doc: "Check the newest dump of each database, too, as 'db verify' does, where the server's program is installed."},
 			{Name: "list_files", Type: Int, Default: "100", Max: 100_000,
 				Doc: "How many files, chosen at random, a backup reads once more at its end, for the list of SHA-256s that drills compare with; at most 256 MiB of them, 0 for none."},
 		}},

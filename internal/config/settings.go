@@ -211,7 +211,8 @@ type Drill struct {
 	MaxDuration  time.Duration
 	CheckCommand string
 	CheckTimeout time.Duration
-	ListFiles    int // in the list that a backup makes
+	ListFiles    int  // in the list that a backup makes
+	Databases    bool // their newest dumps, too
 }
 
 // Drill returns the section [DRILL].
@@ -224,6 +225,7 @@ func (c *Config) Drill() (Drill, error) {
 		CheckCommand: get(&r, c.Value("DRILL", "check_command"), Value.Text),
 		CheckTimeout: get(&r, c.Value("DRILL", "check_timeout"), Value.Duration),
 		ListFiles:    int(get(&r, c.Value("DRILL", "list_files"), Value.Int)),
+		Databases:    get(&r, c.Value("DRILL", "databases"), Value.Bool),
 	}, r.err
 }
 
