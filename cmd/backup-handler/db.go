@@ -65,7 +65,7 @@ func (t *dbTarget) serverFlags(c *cobra.Command) {
 	fl.StringVar(&t.user, "db-user", "", "user to log in as; the password is in $"+dbPasswordEnv)
 	fl.StringVar(&t.tls, "db-tls", "", "preferred, off, required or verified")
 	fl.StringVar(&t.caFile, "db-ca-file", "", "certificates of the authorities to trust")
-	fl.StringVar(&t.programs, "db-programs", "", "PostgreSQL: directory of its programs")
+	fl.StringVar(&t.programs, "db-programs", "", "directory of its programs")
 	fl.StringVar(&t.runAs, "db-run-as", "", "PostgreSQL: account to run its programs as")
 }
 
@@ -422,8 +422,6 @@ func (a *app) dbRestoreRun(ctx context.Context, args []string, f *dbRestoreFlags
 		return usageError("", "--all excludes --database, --into and --table")
 	case f.moment() && f.all:
 		return usageError("restore one database after the other", "--all excludes --to-time, --to-position and --stop-before-statement")
-	case f.moment() && f.replace:
-		return usageError("restore it with --into, look at it, and rename it", "a database is brought to a moment beside the one that is there: --replace does not go with it")
 	case f.moment() && len(f.tables) > 0:
 		return usageError("restore the database with --into, and take the table out of it", "--table does not go with a moment")
 	}

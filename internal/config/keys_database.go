@@ -26,7 +26,7 @@ func databaseSections() []Section {
 			{Name: "exclude_tables", Type: List, Own: true, Example: "shop.sessions, *.cache_*", Doc: "Tables to leave out, as database.table (PostgreSQL: rows of schema.table); * and ? stand for others."},
 			{Name: "extra_args", Type: List, Own: true, Example: "--max-allowed-packet=1G", Doc: "More arguments of the dump program."},
 			{Name: "parallel", Type: Int, Default: "0", Max: 64, Own: true, Doc: "Tables that a restore loads side by side, and databases of PostgreSQL that are dumped so; 0 means as the machine has processors, and one."},
-			{Name: "programs", Type: Path, Own: true, Example: "/usr/lib/postgresql/17/bin", Doc: "PostgreSQL: directory of its programs; unset means the newest that are installed."},
+			{Name: "programs", Type: Path, Own: true, Example: "/usr/lib/postgresql/17/bin", Doc: "Directory of the server's programs; unset means those of the PATH, for PostgreSQL the newest that are installed."},
 			{Name: "run_as", Type: String, Own: true, Example: "postgres", Doc: "PostgreSQL: account that its programs run as where this one is root: a server lets its own account in through its socket. Unset: as root."},
 			{Name: "tags", Type: List, Own: true, Doc: "Tags of the snapshots."},
 		}},

@@ -63,7 +63,7 @@ func OpenDatabase(ctx context.Context, d *Destination, s *tree.Snapshot) (fs.FS,
 
 // MySQLServer is the server of a section.
 func MySQLServer(c *config.Database) (mysql.Server, error) {
-	s := mysql.Server{Host: c.Host, Port: c.Port, Socket: c.Socket, User: c.User, TLS: c.TLS, CAFile: c.CAFile}
+	s := mysql.Server{Host: c.Host, Port: c.Port, Socket: c.Socket, User: c.User, TLS: c.TLS, CAFile: c.CAFile, Programs: c.Programs}
 	var err error
 	if c.Password.IsSet() {
 		s.Password, err = c.Password.Get()

@@ -71,6 +71,9 @@ func startScratch(ctx context.Context, parent string) (_ *scratch, err error) {
 		if err := os.Chown(c.dir, uid, gid); err != nil {
 			return nil, err
 		}
+		if err := dbdump.CheckEnter(c.dir, uint32(uid), uint32(gid)); err != nil {
+			return nil, err
+		}
 		as = []string{"--user=" + serverUser}
 	}
 	data, log := filepath.Join(c.dir, "data"), filepath.Join(c.dir, "log")
@@ -82,7 +85,7 @@ func startScratch(ctx context.Context, parent string) (_ *scratch, err error) {
 	args := append([]string{"--no-defaults", "--datadir=" + data, "--socket=" + c.socket(), "--skip-networking", "--pid-file=" + filepath.Join(c.dir, "pid"), "--log-error=" + log,
 		"--character-set-server=utf8mb4", "--max-allowed-packet=1G", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-buffer-pool-size=128M",
 		"--skip-log-bin", "--event-scheduler=OFF", "--local-infile=0", "--secure-file-priv=" + c.dir, "--performance-schema=OFF"}, as...)
-	c.running, err = dbdump.Child{Path: program, Args: args, Dir: c.dir}.Start(ctx)
+	c.running, err = dbdump.Child{Path: program, Args: args, Dir: c.dir, Env: c.env()}.Start(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -96,11 +99,15 @@ func startScratch(ctx context.Context, parent string) (_ *scratch, err error) {
 
 func (c *scratch) socket() string { return filepath.Join(c.dir, "socket") }
 
+// env keeps the server from our own directory for temporary files, which may be nobody
+// else's.
+func (c *scratch) env() []string { return []string{"TMPDIR=" + c.dir} }
+
 func (c *scratch) server() Server { return Server{Socket: c.socket(), User: "root"} }
 
 // install makes the data directory: an account root without a password, for the socket.
 func (c *scratch) install(ctx context.Context, program string, mariaDB bool, data string, as []string) error {
-	child := dbdump.Child{Path: program, Args: append([]string{"--no-defaults", "--initialize-insecure", "--datadir=" + data}, as...), Dir: c.dir}
+	child := dbdump.Child{Path: program, Args: append([]string{"--no-defaults", "--initialize-insecure", "--datadir=" + data}, as...), Dir: c.dir, Env: c.env()}
 	if mariaDB {
 		path, err := dbdump.FindProgram("mariadb-server", serverDirs, "mariadb-install-db", "mysql_install_db")
 		if err != nil {

@@ -49,6 +49,10 @@ func newScratch(parent, account, bin string) (*scratch, error) {
 			os.RemoveAll(s.dir)
 			return nil, err
 		}
+		if err := dbdump.CheckEnter(s.dir, uint32(s.uid), uint32(s.gid)); err != nil {
+			os.RemoveAll(s.dir)
+			return nil, err
+		}
 	}
 	s.Server = Server{Host: s.dir, Port: scratchPort, User: "postgres", Account: account, Bin: bin}
 	return s, nil
