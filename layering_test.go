@@ -15,8 +15,8 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 // groups are the layers of the program: a package imports only from earlier
 // groups. Packages that do not exist yet have their place already.
 var groups = [][]string{
-	{"schedule"},
-	{"durable", "chunk", "seal", "config", "command", "exclude", "keyring", "limit", "preflight", "sqlite", "tailscale"},
+	{"schedule", "sqlite"},
+	{"durable", "chunk", "seal", "config", "command", "exclude", "keyring", "limit", "preflight", "tailscale"},
 	{"storage", "sheet", "service"},
 	{"httpstore", "parity"},
 	{"sftp", "s3", "gcs", "azure"},

@@ -25,6 +25,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
+	"github.com/SP1R4/BackupHandler/v3/internal/sqlite"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -36,6 +37,7 @@ type BackupOptions struct {
 	Mode         tree.Mode
 	Rules        *exclude.Rules
 	OneFS        bool
+	SQLite       sqlite.Options // without Paths and Find: databases are files like others
 	Tags         []string
 	AllowEmpty   bool
 	DryRun       bool
@@ -448,6 +450,10 @@ func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note teller
 			note("no earlier snapshot to compare with: everything is read")
 		}
 	}
+	copier, err := newCopier(ctx, o)
+	if err != nil {
+		return nil, err
+	}
 	var metadata problems
 	var skipped atomic.Int64
 	var roots []*files.Root
@@ -459,7 +465,7 @@ func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note teller
 	}
 	for _, s := range o.Sources {
 		root, err := files.OpenRoot(s, files.Options{
-			Rules: o.Rules, OneFileSystem: o.OneFS, SkipPaths: skip,
+			Rules: o.Rules, OneFileSystem: o.OneFS, SkipPaths: skip, SQLite: copier,
 			OnProblem: func(p files.Problem) { metadata.add(p, o.OnProblem) },
 			OnSkipped: func(s files.Skipped) {
 				skipped.Add(1)

@@ -82,14 +82,11 @@ type Options struct {
 	Find bool
 	// Dir is the directory for temporary files; "": the system's.
 	Dir string
-	// Wait is how long a database may stay locked; 0: [DefaultWait].
+	// Wait is how long a database may stay locked.
 	Wait time.Duration
 	// Room returns how many bytes are free in a directory; nil: nobody knows.
 	Room func(dir string) (int64, error)
 }
-
-// DefaultWait is longer than a transaction of a program that serves somebody.
-const DefaultWait = 10 * time.Second
 
 // A Copier copies databases. Its methods may be called concurrently.
 type Copier struct {
@@ -107,9 +104,6 @@ func New(ctx context.Context, o Options) (*Copier, error) {
 	}
 	if o.Dir == "" {
 		o.Dir = os.TempDir()
-	}
-	if o.Wait == 0 {
-		o.Wait = DefaultWait
 	}
 	// POSIX locks are lost as soon as the process closes any descriptor of the file;
 	// those of Linux's open file descriptions are not. Where there are none, callers

@@ -195,6 +195,9 @@ func checkBank(t *testing.T, content []byte) *sql.DB {
 func copier(t *testing.T, o Options) *Copier {
 	t.Helper()
 	o.Dir = t.TempDir()
+	if o.Wait == 0 {
+		o.Wait = 10 * time.Second
+	}
 	c, err := New(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -260,9 +263,9 @@ func folder(t *testing.T, dir string) map[string]string {
 	return got
 }
 
-// TestUnderWrites: whatever another process does, each copy is of one moment. Read as
-// files, a fifth to all of the copies of this writer in rollback mode are torn, and in
-// WAL mode nearly all lack what is in the WAL only; see TestRawIsTorn.
+// TestUnderWrites: whatever another process does, and whoever opens and closes the file
+// in this one, each copy is of one moment. Read as files, some copies are torn (see
+// TestRawIsTorn); with POSIX locks, which a close drops, the first ones are as well.
 func TestUnderWrites(t *testing.T) {
 	for _, mode := range []string{"delete", "wal", "truncate", "persist"} {
 		t.Run(mode, func(t *testing.T) {
