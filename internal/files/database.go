@@ -35,6 +35,16 @@ type walState struct {
 	mtime, ctime tree.Time
 }
 
+// again is what to record of a WAL that looked like w before the copy, and looks like now
+// after it: as root, SQLite gives it the owner that it has, which sets the change time.
+// A change of the content sets mtime as well.
+func (w walState) again(now walState) walState {
+	if w.size == now.size && w.mtime == now.mtime {
+		return now
+	}
+	return w
+}
+
 // findDatabases returns the databases of a listing with companions, each under its own
 // name and those of its companions; isDatabase looks at a file.
 func findDatabases(names iter.Seq[[]byte], has func(name string) bool, isDatabase func(name string) bool) map[string]*database {

@@ -118,6 +118,7 @@ func (f *file) copyDatabase() error {
 	if e.db != nil {
 		e.db.raw.Store(false)
 	}
+	now.wal = now.wal.again(lookBeside(dirfd, e.name).wal)
 	n := f.node
 	switch {
 	case fresh: // as no listing will have it: it is read again

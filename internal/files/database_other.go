@@ -114,7 +114,8 @@ func (f *file) copyDatabase() {
 		e.db.raw.Store(false)
 	}
 	if some {
-		stamp(f.node, wal)
+		after, _ := e.root.lookBeside(e.real)
+		stamp(f.node, wal.again(after))
 	}
 	if made != nil {
 		f.readCopy(made)
