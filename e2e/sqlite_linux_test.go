@@ -181,6 +181,18 @@ func TestSQLiteWAL(t *testing.T) {
 
 	got := w.restore(ok, dest, "latest", src)
 	must(t, os.Chmod(got, 0o755))
+	// Where a WAL lies that is not in the snapshot, the restore says so, or removes it.
+	spoiler := filepath.Join(got, "bank.db-wal")
+	must(t, os.WriteFile(spoiler, []byte("of another state"), 0o600))
+	r := w.run("restore", "latest:"+src, "--backup-dirs", dest, "--to", got)
+	if r.code != ok || !strings.Contains(r.errout, "bank.db-wal") || !strings.Contains(r.errout, "remove it before a program opens") {
+		t.Errorf("restored beside a WAL: %v", r)
+	}
+	w.want(ok, "restore", "latest:"+src, "--backup-dirs", dest, "--to", got, "--delete")
+	if _, err := os.Lstat(spoiler); !os.IsNotExist(err) {
+		t.Errorf("the WAL of another state is still there: %v", err)
+	}
+	must(t, os.Chmod(got, 0o755))
 	wholeBank(t, filepath.Join(got, "bank.db"))
 	wholeBank(t, filepath.Join(got, "same.db"))
 	if text := tool(t, "", "sqlite3", filepath.Join(got, "link.db"), "SELECT text FROM log ORDER BY rowid DESC LIMIT 1"); text != "the last one\n" {

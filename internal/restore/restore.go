@@ -26,7 +26,7 @@
 // handles. walk.go: reading records and deciding. window.go: what is restored
 // together. files.go: content. kept.go: blocks left over. links.go:
 // symlinks, devices, hard links. metadata.go, owners.go: owners, modes, times, attributes.
-// delete.go: extras. scratch.go: directories for drills. verify.go, cat.go. sys_*.go: system calls.
+// delete.go: extras. beside.go: those that spoil a database. scratch.go: directories for drills. verify.go, cat.go. sys_*.go: system calls.
 package restore
 
 import (
