@@ -26,7 +26,7 @@ quickstart: build
 # The tests judge restored trees by other people's programs, and store on real servers.
 # These are installed first: packages tested side by side share them.
 test: go
-	@sh scripts/packages rsync=rsync getfacl=acl setfacl=acl getfattr=attr lsattr=e2fsprogs git=git setcap=libcap2-bin \
+	@sh scripts/packages rsync=rsync getfacl=acl setfacl=acl getfattr=attr lsattr=e2fsprogs git=git setcap=libcap2-bin sqlite3=sqlite3 \
 		/usr/sbin/sshd=openssh-server ssh-keygen=openssh-client node=nodejs npm=npm \
 		zbarimg=zbar-tools rsvg-convert=librsvg2-bin \
 		mkfs.btrfs=btrfs-progs dbus-daemon=dbus gnome-keyring-daemon=gnome-keyring secret-tool=libsecret-tools systemd-analyze=systemd \

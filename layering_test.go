@@ -15,7 +15,7 @@ const module = "github.com/SP1R4/BackupHandler/v3/"
 // groups are the layers of the program: a package imports only from earlier
 // groups. Packages that do not exist yet have their place already.
 var groups = [][]string{
-	{"schedule"},
+	{"schedule", "sqlite"},
 	{"durable", "chunk", "seal", "config", "command", "exclude", "keyring", "limit", "preflight", "tailscale"},
 	{"storage", "sheet", "service"},
 	{"httpstore", "parity"},
@@ -47,6 +47,7 @@ var only = map[string]string{
 	"github.com/piglig/go-qr":          "sheet",
 	"github.com/zalando/go-keyring":    "keyring",
 	"github.com/moby/sys/mountinfo":    "preflight",
+	"modernc.org":                      "sqlite",
 	"golang.org/x/time":                "storage",
 	"github.com/minio/minio-go":        "s3",
 	"github.com/netresearch/go-cron":   "schedule",

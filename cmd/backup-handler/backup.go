@@ -26,6 +26,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/preflight"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/sqlite"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 	"github.com/SP1R4/BackupHandler/v3/internal/verify"
 )
@@ -417,6 +418,11 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 	if o.Rules, o.OneFS, err = a.rules(f); err != nil {
 		return nil, err
 	}
+	db, err := a.cfg.SQLite()
+	if err != nil {
+		return nil, err
+	}
+	o.SQLite = sqlite.Options{Paths: db.Paths, Find: db.Find, Wait: db.Wait}
 	if o.Host = f.host; o.Host == "" {
 		if o.Host, err = os.Hostname(); err != nil {
 			return nil, fmt.Errorf("find this host's name: %w", err)

@@ -138,7 +138,7 @@ func (a *app) preflightOptions(b *job.BackupOptions) (*job.PreflightOptions, err
 		return nil, err
 	}
 	o := &job.PreflightOptions{
-		Config: a.cfg, Settings: settings, Sources: b.Sources, NoFiles: len(b.Sources) == 0 && len(b.Streams) > 0, Destinations: b.Destinations, Host: b.Host, AllowEmpty: b.AllowEmpty,
+		Config: a.cfg, Settings: settings, Sources: b.Sources, NoFiles: len(b.Sources) == 0 && len(b.Streams) > 0, Destinations: b.Destinations, Host: b.Host, AllowEmpty: b.AllowEmpty, SQLite: b.SQLite.Paths,
 		Known: b.Known, Now: b.Now, Built: built(),
 	}
 	hooks, err := a.cfg.Hooks()

@@ -39,6 +39,17 @@ type link struct {
 
 // file decides what happens to a file.
 func (s *run) file(j *fileJob) {
+	switch lateOf(j.entry) {
+	case LateSize:
+		if j.prev != nil && j.prev.Type == tree.File {
+			j.node.Size = j.prev.Size // if all else is as before
+		}
+	case LateEntry:
+		if s.o.DryRun {
+			s.drop(j)
+			return
+		}
+	}
 	if !s.o.ReadAll && sameInode(j.node, j.prev) && !j.prev.Unstable && s.stored(j.prev) {
 		s.keep(j)
 		return
@@ -55,6 +66,13 @@ func (s *run) file(j *fileJob) {
 	case <-s.ctx.Done():
 		s.drop(j)
 	}
+}
+
+func lateOf(e Entry) Late {
+	if l, ok := e.(Latecomer); ok {
+		return l.Late()
+	}
+	return 0
 }
 
 // first says whether j is the first name of its file, and so has to be read. Else
@@ -184,10 +202,11 @@ func (s *run) reader() {
 		s.p.current.Store(&at)
 		n, err := s.read(batch, j, p)
 		if err != nil {
-			if s.ctx.Err() == nil && isSourceError(err) {
-				s.problem(j.path(), kindOf(err), errors.Unwrap(err))
-			} else {
+			switch {
+			case s.ctx.Err() != nil || !isSourceError(err):
 				s.fail(err)
+			case !errors.Is(err, ErrSkipped):
+				s.problem(j.path(), kindOf(err), errors.Unwrap(err))
 			}
 			s.finishLinked(j, nil)
 			s.drop(j)
@@ -237,9 +256,14 @@ func isSourceError(err error) bool {
 // meanwhile is read again, and in the end marked.
 func (s *run) read(batch *repo.Batch, j *fileJob, p *probe) (*tree.Node, error) {
 	for attempt := 1; ; attempt++ {
-		n, stable, err := s.readOnce(batch, j, p)
+		n, stable, doubt, err := s.readOnce(batch, j, p)
 		if err != nil {
 			return nil, err
+		}
+		if doubt != nil {
+			n.Unstable = true
+			s.problem(j.path(), Unstable, doubt)
+			return n, nil
 		}
 		if stable {
 			if s.o.ReadAll && sameInode(n, j.prev) && !j.prev.Unstable && !sameContent(n, j.prev) {
@@ -259,12 +283,16 @@ func sameContent(n, old *tree.Node) bool {
 	return n.Indirect == old.Indirect && slices.Equal(n.Content, old.Content) && slices.Equal(n.Extents, old.Extents)
 }
 
-func (s *run) readOnce(batch *repo.Batch, j *fileJob, p *probe) (n *tree.Node, stable bool, err error) {
+// doubt is why the file may be inconsistent although it is stable.
+func (s *run) readOnce(batch *repo.Batch, j *fileJob, p *probe) (n *tree.Node, stable bool, doubt, err error) {
 	f, err := j.entry.Open()
 	if err != nil {
-		return nil, false, sourceError{err}
+		return nil, false, nil, sourceError{err}
 	}
 	defer f.Close()
+	if d, ok := f.(Doubtful); ok {
+		doubt = d.Doubt()
+	}
 	n = f.Node()
 	n.Name = j.node.Name
 	var whole hash.Hash
@@ -279,11 +307,11 @@ func (s *run) readOnce(batch *repo.Batch, j *fileJob, p *probe) (n *tree.Node, s
 	case errors.Is(err, io.ErrUnexpectedEOF) && isSourceError(err):
 		truncate(n, got)
 	case err != nil:
-		return nil, false, err
+		return nil, false, nil, err
 	default:
 		changed, err := f.Changed()
 		if err != nil {
-			return nil, false, sourceError{err}
+			return nil, false, nil, sourceError{err}
 		}
 		stable = !changed
 	}
@@ -291,7 +319,7 @@ func (s *run) readOnce(batch *repo.Batch, j *fileJob, p *probe) (n *tree.Node, s
 		sum := tree.Hash(whole.Sum(nil))
 		n.SHA256 = &sum
 	}
-	return n, stable, s.setContent(n, chunks)
+	return n, stable, doubt, s.setContent(n, chunks)
 }
 
 // truncate makes n fit the got bytes that could be read of it.

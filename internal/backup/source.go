@@ -49,6 +49,31 @@ type Entry interface {
 	Close()
 }
 
+// Late says what of a file is not known before it is opened.
+type Late uint8
+
+const (
+	// LateSize: its content is made then, as a consistent copy of a database is. Node
+	// has the size of the file, and change detection goes without it: times and
+	// inode have to say it all.
+	LateSize Late = iota + 1
+	// LateEntry: whether it is in the snapshot at all. It has no change time, so that
+	// it is opened each time; an error of Open that wraps ErrSkipped leaves it out.
+	LateEntry
+)
+
+// A Latecomer is what an Entry may be, too.
+type Latecomer interface {
+	Late() Late // 0: nothing
+}
+
+// A Doubtful file is what a File may be, too.
+type Doubtful interface {
+	// Doubt says why what is read may mix old and new although the file does not
+	// change: it is stored, marked, and not tried again. nil: it does not.
+	Doubt() error
+}
+
 // A File is a regular file being read.
 type File interface {
 	// Read returns the data extents of the file, one after the other: holes

@@ -107,6 +107,8 @@ type rootEntry struct{ Entry }
 
 func (rootEntry) Close() {}
 
+func (e rootEntry) Late() Late { return lateOf(e.Entry) }
+
 // walkRoot walks a source. Unlike a directory within, one that cannot be read
 // ends the run.
 func (s *run) walkRoot(d *dir, e Entry, prev *tree.Node) error {

@@ -326,6 +326,14 @@ func currentSections() []Section {
 			{Name: "larger_than", Type: Size, Example: "4GiB",
 				Doc: "Leave out files larger than this; unset means no limit."},
 		}},
+		{Name: "SQLITE", Doc: "SQLite databases that are stored as consistent copies, whatever other programs write to them at the time; see docs/sqlite.md.", Keys: []Key{
+			{Name: "paths", Type: PathList, Example: "/var/lib/app/app.db, /home/*/notes/*.sqlite",
+				Doc: "Databases to copy so, or shell patterns of their paths, in which * and ? do not match /."},
+			{Name: "find", Type: Bool, Default: "False",
+				Doc: "Copy every file so that begins as a database does. Not all programs let others read theirs while they run, as browsers do not: these would make a run fail, and need to be excluded."},
+			{Name: "wait", Type: Duration, Default: "10s", Unit: "s",
+				Doc: "How long a database may stay locked before it is stored as it is, with a problem; 0 does not wait."},
+		}},
 		{Name: "SCHEDULE", Doc: "When the daemon, or a timer of 'service install --timer', runs what. An entry is a list of times (03:00, 15:30), an interval (every 6h, counted from midnight UTC on) or a cron expression of five fields (30 2 * * 1-5, @daily); several are separated by semicolons or lines.", Keys: []Key{
 			{Name: "times", Type: Times, Example: "03:00, 15:30", Doc: "Times of day of a backup, beside those of the key backup."},
 			{Name: "backup", Type: String, Check: checkSchedule, Example: "every 6h", Doc: "When 'backup' runs."},

@@ -77,6 +77,23 @@ func (c *Config) Exclude() (Exclude, error) {
 	}, r.err
 }
 
+// SQLite says which databases are copied consistently.
+type SQLite struct {
+	Paths []string // shell patterns of absolute paths
+	Find  bool     // whatever begins as a database
+	Wait  time.Duration
+}
+
+// SQLite returns the section [SQLITE].
+func (c *Config) SQLite() (SQLite, error) {
+	var r reader
+	return SQLite{
+		Paths: get(&r, c.Value("SQLITE", "paths"), Value.List),
+		Find:  get(&r, c.Value("SQLITE", "find"), Value.Bool),
+		Wait:  get(&r, c.Value("SQLITE", "wait"), Value.Duration),
+	}, r.err
+}
+
 // Encryption says who can open repositories. The lazy ones are read by those
 // who need them: a restore needs one of them, never all.
 type Encryption struct {

@@ -27,6 +27,8 @@ type dir struct {
 	names  listing // of a directory of one batch; sorted
 	more   *packed // of one that is larger
 	last   string  // name of the last one looked at
+
+	databases map[string]*database // those with companions, and these
 }
 
 // left is how many names Next has not looked at.
@@ -72,6 +74,7 @@ func (d *dir) Next(ctx context.Context) ([]backup.Entry, error) {
 			d.rel = d.h.rel()
 			d.applyMarkers(fd, rules)
 		}
+		d.findDatabases(fd)
 		if d.names.len() > d.root.batchEntries {
 			d.more = d.names.pack()
 			d.names = listing{}
@@ -114,6 +117,9 @@ func (d *dir) batch(ctx context.Context, fd int) ([]backup.Entry, error) {
 	for i := range entries {
 		if e := &entries[i]; e.root != nil {
 			d.root.owners.add(e.st.uid, e.st.gid)
+			if d.databases != nil {
+				d.asDatabase(fd, e)
+			}
 			all = append(all, e)
 		}
 	}

@@ -19,16 +19,28 @@ type entry struct {
 	name   string  // in parent
 	as     string  // in the snapshot, where not name: a source given as a symlink
 	st     stat
+	// db is set for a SQLite database with companions, and for them (beside).
+	db     *database
+	beside bool
 
 	mu  sync.Mutex
 	own *handle // of a directory, once it has been opened
 }
 
 func (e *entry) Node() *tree.Node {
+	name := e.name
 	if e.as != "" {
-		return e.st.node(e.as)
+		name = e.as
 	}
-	return e.st.node(e.name)
+	n := e.st.node(name)
+	switch lateness(e.db, e.beside) {
+	case backup.LateSize:
+		stamp(n, e.db.wal)
+	case backup.LateEntry:
+		n.CTime = tree.Time{}
+		n.Links, n.Device = 1, 0
+	}
+	return n
 }
 
 func (e *entry) path() string {
@@ -90,6 +102,9 @@ func (e *entry) handle() (*handle, error) {
 }
 
 func (e *entry) Close() {
+	if e.db != nil && !e.beside {
+		close(e.db.done)
+	}
 	if e.own != nil {
 		e.own.unref()
 	}

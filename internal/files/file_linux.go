@@ -1,11 +1,13 @@
 package files
 
 import (
+	"errors"
 	"io/fs"
 	"strconv"
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/backup"
+	"github.com/SP1R4/BackupHandler/v3/internal/sqlite"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 	"golang.org/x/sys/unix"
 )
@@ -25,16 +27,28 @@ type file struct {
 	fd   int
 	st   stat
 	node *tree.Node
+	// Of a database: its copy, which is read instead, or why there is none.
+	made  *sqlite.Copy
+	doubt error
 	extentReader
 }
 
 func (e *entry) Open() (backup.File, error) {
+	if e.beside {
+		if err := e.openBeside(); err != nil {
+			return nil, err
+		}
+	}
 	fd, err := e.openFile()
 	if err != nil {
 		return nil, e.failed("open", err)
 	}
 	f := &file{e: e, fd: fd}
-	if err := f.init(); err != nil {
+	err = f.init()
+	if err == nil {
+		err = f.copyDatabase()
+	}
+	if err != nil {
 		unix.Close(fd)
 		return nil, e.failed("open", err)
 	}
@@ -181,6 +195,9 @@ func (f *file) Node() *tree.Node { return f.node }
 // Changed compares with the open inode. A file that was renamed over it or
 // removed shows in its change time.
 func (f *file) Changed() (bool, error) {
+	if f.made != nil {
+		return false, nil // what is read is a copy
+	}
 	st, err := statFD(f.fd)
 	if err != nil {
 		return false, &fs.PathError{Op: "stat", Path: f.e.path(), Err: err}
@@ -188,4 +205,7 @@ func (f *file) Changed() (bool, error) {
 	return st.size != f.st.size || st.mtime != f.st.mtime || st.ctime != f.st.ctime || st.id() != f.st.id(), nil
 }
 
-func (f *file) Close() error { return unix.Close(f.fd) }
+func (f *file) Close() error {
+	// SQLite has closed the database before: see sqlite.Source.
+	return errors.Join(f.closeCopy(), unix.Close(f.fd))
+}

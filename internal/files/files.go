@@ -19,10 +19,10 @@
 // from the listing lose them.
 //
 // Files: files.go (options, roots, reports), owners.go (names of users and
-// groups), extents.go (sparse files), xattr_unix.go; for Linux root_linux.go,
+// groups), extents.go (sparse files), database.go (copies of SQLite databases), xattr_unix.go; for Linux root_linux.go,
 // dir_linux.go, listing_linux.go (packed names), entry_linux.go, file_linux.go,
-// handle_linux.go (bounded directory descriptors), stat_linux.go; for the others
-// root_other.go with stat_darwin.go and stat_basic.go.
+// database_linux.go, handle_linux.go (bounded directory descriptors), stat_linux.go; for the others
+// root_other.go with database_other.go, stat_darwin.go and stat_basic.go.
 package files
 
 import (
@@ -33,6 +33,7 @@ import (
 
 	"github.com/SP1R4/BackupHandler/v3/internal/backup"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
+	"github.com/SP1R4/BackupHandler/v3/internal/sqlite"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
@@ -63,6 +64,10 @@ type Options struct {
 	// so that bind mounts and symlinks to them are, too. One that does not
 	// exist is passed over.
 	SkipPaths []string
+	// SQLite copies databases consistently; nil: they are files like others. Beside
+	// one that was copied, NAME-wal, NAME-shm and NAME-journal are left out, which
+	// would spoil the copy.
+	SQLite *sqlite.Copier
 	// OnProblem is told of what could not be read; may be nil.
 	OnProblem func(Problem)
 	// OnSkipped is told of what was left out on purpose; may be nil.
@@ -102,6 +107,7 @@ const (
 	Socket                              // cannot be restored
 	OtherFileSystem                     // Options.OneFileSystem
 	SkipPath                            // Options.SkipPaths
+	Companion                           // of a database: Options.SQLite
 	UnknownKind                         // neither file, directory, symlink, FIFO nor device
 )
 

@@ -91,7 +91,9 @@ func (r *Root) openRootFile(want stat) error {
 	}
 	r.owners.add(st.uid, st.gid)
 	h := &handle{pool: r.handles, root: r, fd: fd, refs: 1}
-	r.Entry = &entry{root: r, parent: h, name: filepath.Base(real), as: r.baseName(), st: st}
+	e := &entry{root: r, parent: h, name: filepath.Base(real), as: r.baseName(), st: st}
+	e.asRootDatabase(fd)
+	r.Entry = e
 	return nil
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/SP1R4/BackupHandler/v3/internal/backup"
 	"github.com/SP1R4/BackupHandler/v3/internal/exclude"
+	"github.com/SP1R4/BackupHandler/v3/internal/sqlite"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
@@ -60,7 +61,9 @@ func (r *Root) open() error {
 		return fmt.Errorf("it is neither a directory nor a regular file: only those can be backed up")
 	}
 	r.owners.add(n.UID, n.GID)
-	r.Entry = &entry{root: r, rel: "", real: real, node: *n, info: fi}
+	e := &entry{root: r, rel: "", real: real, node: *n, info: fi}
+	e.asRootDatabase()
+	r.Entry = e
 
 	// The ancestors, from the source up, then turned around.
 	for dir, i := filepath.Dir(r.Path), len(names)-2; i >= 0; dir, i = filepath.Dir(dir), i-1 {
@@ -133,6 +136,9 @@ type entry struct {
 	node    tree.Node
 	info    os.FileInfo
 	foreign bool // on another file system, to stay out of
+	// db is set for a SQLite database with companions, and for them (beside).
+	db     *database
+	beside bool
 }
 
 func (e *entry) path() string {
@@ -141,10 +147,21 @@ func (e *entry) path() string {
 
 func (e *entry) Node() *tree.Node {
 	n := e.node
+	switch lateness(e.db, e.beside) {
+	case backup.LateSize:
+		stamp(&n, e.db.wal)
+	case backup.LateEntry:
+		n.CTime = tree.Time{}
+		n.Links, n.Device = 1, 0
+	}
 	return &n
 }
 
-func (e *entry) Close() {}
+func (e *entry) Close() {
+	if e.db != nil && !e.beside {
+		close(e.db.done)
+	}
+}
 
 func (e *entry) Complete(n *tree.Node) error {
 	if e.node.Type == tree.Symlink {
@@ -183,6 +200,8 @@ type dir struct {
 	f      *os.File
 	listed bool
 	names  []fs.DirEntry // that Next has not returned, sorted by name
+
+	databases map[string]*database // those with companions, and these
 }
 
 func (d *dir) Close() error { return d.f.Close() }
@@ -226,6 +245,7 @@ func (d *dir) list() error {
 		break
 	}
 	d.names = list
+	d.findDatabases()
 	return err
 }
 
@@ -279,6 +299,9 @@ func (d *dir) look(l fs.DirEntry) backup.Entry {
 	}
 	r.owners.add(n.UID, n.GID)
 	e.node, e.info = *n, fi
+	if d.databases != nil {
+		d.asDatabase(e, l.Name())
+	}
 	return e
 }
 
@@ -303,10 +326,19 @@ type file struct {
 	e    *entry
 	f    *os.File
 	node *tree.Node
+	was  tree.Node // of the file itself: node of a database has other times
+	// Of a database: its copy, which is read instead, or why there is none.
+	made  *sqlite.Copy
+	doubt error
 	extentReader
 }
 
 func (e *entry) Open() (backup.File, error) {
+	if e.beside {
+		if err := e.openBeside(); err != nil {
+			return nil, err
+		}
+	}
 	f, err := os.OpenFile(e.real, openFlags, 0)
 	if err != nil {
 		if fi, lerr := os.Lstat(e.real); lerr == nil && !fi.Mode().IsRegular() {
@@ -324,13 +356,9 @@ func (e *entry) Open() (backup.File, error) {
 	}
 	n, _ := e.root.nodeOf(e.node.Name, fi)
 	e.root.addAttributes(n, e.real)
-	return &file{e, f, n, newExtentReader(n, func(p []byte, off int64) (int, error) {
-		n, err := f.ReadAt(p, off)
-		if n > 0 || err == io.EOF {
-			err = nil
-		}
-		return n, err
-	})}, nil
+	o := &file{e: e, f: f, node: n, was: *n, extentReader: newExtentReader(n, readerOf(f))}
+	o.copyDatabase()
+	return o, nil
 }
 
 // throughSymlink says whether what was opened is not what bears the name.
@@ -342,15 +370,21 @@ func (e *entry) throughSymlink(opened os.FileInfo) bool {
 func (f *file) Node() *tree.Node { return f.node }
 
 func (f *file) Changed() (bool, error) {
+	if f.made != nil {
+		return false, nil // what is read is a copy
+	}
 	fi, err := f.f.Stat()
 	if err != nil {
 		return false, err
 	}
 	n, _ := f.e.root.nodeOf(f.node.Name, fi)
-	return n.Size != f.node.Size || n.MTime != f.node.MTime || n.CTime != f.node.CTime || n.Inode != f.node.Inode, nil
+	return n.Size != f.was.Size || n.MTime != f.was.MTime || n.CTime != f.was.CTime || n.Inode != f.was.Inode, nil
 }
 
-func (f *file) Close() error { return f.f.Close() }
+func (f *file) Close() error {
+	// SQLite has closed the database before: see sqlite.Source.
+	return errors.Join(f.closeCopy(), f.f.Close())
+}
 
 // MountPoint is not known on this platform: the root of the volume is returned.
 func MountPoint(path string) (string, error) {

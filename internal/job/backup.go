@@ -26,6 +26,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
+	"github.com/SP1R4/BackupHandler/v3/internal/sqlite"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -38,6 +39,7 @@ type BackupOptions struct {
 	Mode         tree.Mode
 	Rules        *exclude.Rules
 	OneFS        bool
+	SQLite       sqlite.Options // without Paths and Find: databases are files like others
 	Tags         []string
 	AllowEmpty   bool
 	DryRun       bool
@@ -514,6 +516,10 @@ func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note teller
 			note("no earlier snapshot to compare with: everything is read")
 		}
 	}
+	copier, err := newCopier(ctx, o)
+	if err != nil {
+		return nil, err
+	}
 	var metadata problems
 	var skipped atomic.Int64
 	var roots []*files.Root
@@ -525,7 +531,7 @@ func backupTo(ctx context.Context, d *Destination, o *BackupOptions, note teller
 	}
 	for _, s := range o.Sources {
 		root, err := files.OpenRoot(s, files.Options{
-			Rules: o.Rules, OneFileSystem: o.OneFS, SkipPaths: skip,
+			Rules: o.Rules, OneFileSystem: o.OneFS, SkipPaths: skip, SQLite: copier,
 			OnProblem: func(p files.Problem) { metadata.add(p, o.OnProblem) },
 			OnSkipped: func(s files.Skipped) {
 				skipped.Add(1)

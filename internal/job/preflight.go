@@ -33,6 +33,7 @@ type PreflightOptions struct {
 	NoFiles               bool // there are no Sources: only streams are backed up
 	Host                  string
 	AllowEmpty            bool
+	SQLite                []string // patterns of databases: [SQLITE] paths
 	// Hooked says of a source that a hook runs before its backup; nil: none does.
 	Hooked   func(source string) bool
 	StateDir string // "" for none
@@ -98,6 +99,7 @@ func Preflight(ctx context.Context, a *Access, o PreflightOptions) *preflight.Re
 	for _, s := range sources {
 		rep.Add(p.machine.Source(ctx, s, preflight.SourceOptions{AllowEmpty: o.AllowEmpty, Had: had, Hooked: o.Hooked != nil && o.Hooked(s)})...)
 	}
+	rep.Add(p.machine.Databases(ctx, p.SQLite)...)
 	forecast := preflight.NewForecast(h.stored)
 	for _, l := range looks {
 		if o.Settings.Enabled && !preflight.AnyRefused(l.results) {

@@ -38,6 +38,7 @@ type dir struct {
 	dev, ino  uint64
 	remaining []string        // names in it, ascending, that the walk has not passed
 	extras    []string        // names in it that the walk passed: not in the record
+	beside    []string        // names in it that may be of a database that is restored: see beside.go
 	folded    map[string]bool // lower-case forms of its names; true: belongs to the record (Delete only)
 
 	// Guarded by dirCache.mu.

@@ -27,7 +27,7 @@
 // handles. walk.go: reading records and deciding. window.go: what is restored
 // together. files.go: content. kept.go: blocks left over. links.go:
 // symlinks, devices, hard links. metadata.go, owners.go: owners, modes, times, attributes.
-// delete.go: extras. scratch.go: directories for drills. verify.go. read.go: a file as a stream; fs.go: a directory as an
+// delete.go: extras. beside.go: those that spoil a database. scratch.go: directories for drills. verify.go. read.go: a file as a stream; fs.go: a directory as an
 // fs.FS. sys_*.go: system calls.
 package restore
 

@@ -42,8 +42,10 @@ func (s *session) walk(d *dir, content []tree.Chunk) {
 	}
 	if complete && s.o.Delete && d.selected && d.made && d.err == nil && !d.absent {
 		s.removeExtras(d)
+	} else {
+		s.warnBeside(d)
 	}
-	d.remaining, d.extras, d.folded = nil, nil, nil
+	d.remaining, d.extras, d.folded, d.beside = nil, nil, nil, nil
 }
 
 // entry restores one entry of d, or plans it.
@@ -79,6 +81,9 @@ func (s *session) entry(d *dir, n *tree.Node) {
 				s.dirs.release(d)
 				return
 			}
+		}
+		if decision == Include && n.Type == tree.File {
+			d.noteBeside(n.Name)
 		}
 		s.dirs.release(d)
 	}
