@@ -396,7 +396,9 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 	if o.Streams, err = a.streams(f); err != nil {
 		return nil, err
 	}
-	if len(o.Sources) == 0 && f.files() {
+	if !f.files() {
+		o.Sources = nil // as 2.5, whose source_dir is not about databases
+	} else if len(o.Sources) == 0 {
 		if o.Sources, err = a.cfg.Sources(); err != nil {
 			return nil, err
 		}

@@ -31,8 +31,8 @@ func (a *app) dbBinlogCommand() *cobra.Command {
 		Long: `Archive the binary logs of each [DATABASE] with logs = True, as 'backup' does, but
 without a dump: everything that was committed until now can be restored afterwards.
 
-With --every it goes on until it is stopped, and a failure is tried again at the next
-time.
+With --every it goes on until it is stopped, and a failure is tried again at the
+next time.
 
 Exit codes: 0 archived · 1 usage or configuration · 2 refused · 3 something was not
 archived · 130 interrupted`,
@@ -71,11 +71,11 @@ func (a *app) dbWalPushCommand() *cobra.Command {
 		Use:   "wal-push NAME PATH FILE",
 		Short: "Store a file of a PostgreSQL server's log: what its archive_command runs",
 		Long: `Store a file of a PostgreSQL server's log in every repository: what its
-archive_command runs, with %p and %f. It is refused if the archive has another file of
-this name, and succeeds again if it has the same.
+archive_command runs, with %p and %f. It is refused if the archive has another file
+of this name, and succeeds again if it has the same.
 
-Exit codes: 0 stored in every repository · another one: not; the server keeps the file
-and tries again`,
+Exit codes: 0 stored in every repository · another one: not; the server keeps the
+file and tries again`,
 		Example: `  archive_command = 'backup-handler --config /etc/backup-handler/config.ini db wal-push main %p %f'`,
 		Args:    cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -187,10 +187,10 @@ func (a *app) dbRecoverCommand() *cobra.Command {
 		Use:   "recover [SNAPSHOT]",
 		Short: "Restore a PostgreSQL server from a base backup, as of any moment since",
 		Long: `Restore a whole PostgreSQL server from a base backup into a directory, ready to be
-started: it then replays its archived log, through 'db wal-fetch', up to the end or to
-the moment that is asked for. SNAPSHOT is a base backup, by its ID or a time; left
-out, the newest before the moment is taken. That the log has no gap until there is
-checked first.
+started: it then replays its archived log, through 'db wal-fetch', up to the end or
+to the moment that is asked for. SNAPSHOT is a base backup, by its ID or a time;
+without it, the newest before the moment is taken. That the log has no gap until
+there is checked first.
 
 Exit codes: 0 restored · 1 usage, or it could not be restored · 130 interrupted`,
 		Example: `  backup-handler db recover --to /var/lib/postgresql/15/restored --to-time '2026-03-01 12:34:56'
@@ -357,9 +357,7 @@ func (a *app) fetchCommand(cmd *cobra.Command, name string) (string, error) {
 		return "", err
 	}
 	words := []string{program}
-	for _, flag := range a.flagsForJobs(cmd.InheritedFlags()) {
-		words = append(words, flag)
-	}
+	words = append(words, a.flagsForJobs(cmd.InheritedFlags())...)
 	words = append(words, "db", "wal-fetch", name)
 	for i, w := range words {
 		// PostgreSQL replaces %f and the like; %% is one percent sign.

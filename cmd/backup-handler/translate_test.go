@@ -73,6 +73,8 @@ func TestTranslate(t *testing.T) {
 		{"--json --verify", "verify --json"},
 		{"--tailscale --source-dir A", "backup --backup-mode=full --operation-modes=local --source-dir=A --tailscale"},
 		{"--tailscale", "backup --backup-mode=full --operation-modes=local --tailscale"},
+		{"--operation-modes local db --source-dir A", "backup --backup-mode=full --operation-modes=local,db --source-dir=A"},
+		{"--operation-modes db", "backup --backup-mode=full --operation-modes=db"},
 		{"--tailscale-authkey K --operation-modes ssh", "backup --backup-mode=full --operation-modes=ssh --tailscale-authkey=K"},
 		{"--tailscale --verify", "verify --tailscale"},
 		{"--tailscale --tailscale-authkey=K --restore --from-dir ssh://u@h/p --to-dir D",
@@ -105,10 +107,7 @@ func words(s string) []string {
 func TestTranslateRefuses(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		// What is not in this version is named.
-		{"--operation-modes db --source-dir A", "--operation-modes db"},
-		{"--operation-modes local db --source-dir A", "--operation-modes db"},
 		{"--ssh-servers h --source-dir A", "--ssh-servers"},
-		{"--operation-modes db", "--operation-modes db"},
 		{"--source-dir A --compress zip", "--compress "},
 		{"--source-dir A --retain", "--retain needs a value"},
 		{"--scheduled --dry-run", "--scheduled and --dry-run"},

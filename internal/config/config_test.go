@@ -539,9 +539,9 @@ func TestLimits(t *testing.T) {
 }
 
 func TestDrillSettings(t *testing.T) {
-	wantEqual(t, "defaults", must[Drill](t)(Defaults(envOf()).Drill()), Drill{Sample: 1000, CheckTimeout: 10 * time.Minute, ListFiles: 100})
+	wantEqual(t, "defaults", must[Drill](t)(Defaults(envOf()).Drill()), Drill{Sample: 1000, CheckTimeout: 10 * time.Minute, ListFiles: 100, Databases: true})
 	c, _ := mustRead(t, "[DRILL]\nsample = 0\nmax_duration = 4h\ncheck_command = test -s a, b\ncheck_timeout = 90\nlist_files = 7\n", envOf())
-	wantEqual(t, "drill", must[Drill](t)(c.Drill()), Drill{MaxDuration: 4 * time.Hour, CheckCommand: "test -s a, b", CheckTimeout: 90 * time.Second, ListFiles: 7})
+	wantEqual(t, "drill", must[Drill](t)(c.Drill()), Drill{MaxDuration: 4 * time.Hour, CheckCommand: "test -s a, b", CheckTimeout: 90 * time.Second, ListFiles: 7, Databases: true})
 }
 
 func TestBooleans(t *testing.T) {
