@@ -280,6 +280,12 @@ func (o *options) measureSource(ctx context.Context, shape string, size int64, m
 		if s.name == stepFind && isLarge(shape) {
 			continue
 		}
+		if s.name == stepRestore && shape == textShape && !o.keep {
+			// The disk may not hold the source, the repository and what is restored.
+			if err := os.RemoveAll(source); err != nil {
+				return err
+			}
+		}
 		if err := step(s.name, s.rounds, s.argv); err != nil {
 			return err
 		}
