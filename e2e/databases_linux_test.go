@@ -207,6 +207,13 @@ func TestMySQL(t *testing.T) {
 		t.Errorf("left behind: %v", got)
 	}
 
+	// Programs of a configuration that others can change are not run.
+	section("logs = True\nextra_args = --result-file=" + w.path("elsewhere") + "\n")
+	must(t, os.Chmod(config, 0o666))
+	w.want(failed, "backup", "--config", config).complaint(t, true, "extra_args are not used")
+	w.want(failed, "db", "restore", "--into", "untrusted", "--config", config).complaint(t, true, "extra_args are not used")
+	section("logs = True\n")
+
 	// Its proof, also as part of a drill. The server is another user, whom nobody lets into
 	// the test's own directory.
 	if os.Geteuid() == 0 {

@@ -71,7 +71,7 @@ func (t *dbTarget) serverFlags(c *cobra.Command) {
 
 // server is that of the section with the name, or as the flags say.
 func (a *app) dbServer(t *dbTarget, name string, isPostgres bool) (config.Database, error) {
-	all, err := a.cfg.Databases()
+	all, err := a.configuredDatabases()
 	if err != nil {
 		return config.Database{}, err
 	}

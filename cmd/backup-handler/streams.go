@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
@@ -100,7 +101,7 @@ func (a *app) databases(f *backupFlags) ([]job.Stream, error) {
 			return nil, err
 		}
 	}
-	all, err := a.cfg.Databases()
+	all, err := a.configuredDatabases()
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +109,21 @@ func (a *app) databases(f *backupFlags) ([]job.Stream, error) {
 		return nil, errors.New("mode db has no database: set [DATABASE] database")
 	}
 	return job.Databases(all, func(line string) { a.warn("%s", line) }), nil
+}
+
+// configuredDatabases are those of the configuration, which has to be nobody else's if it
+// says which programs are run, or with which arguments.
+func (a *app) configuredDatabases() ([]config.Database, error) {
+	all, err := a.cfg.Databases()
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(all, func(d config.Database) bool { return d.Programs != "" || len(d.ExtraArgs) > 0 }) {
+		if err := a.cfg.Trusted(); err != nil {
+			return nil, &job.Failure{Code: job.ExitUsage, Err: fmt.Errorf("[DATABASE] programs and extra_args are not used, and so nothing is done: %w", err), Hint: job.TrustHint}
+		}
+	}
+	return all, nil
 }
 
 // program is a command of a stream, which knows what hooks know but of the run.
