@@ -412,7 +412,7 @@ func TestPreflightConfiguration(t *testing.T) {
 	file := w.path("home", "backup-handler", "config.ini")
 	w.preflight(ok, nil, args...)
 	must(t, os.Chmod(file, 0o666))
-	w.refuses("config", []string{file, "0666", "HOOKS"}, nil, args...)
+	w.refuses("config", []string{file, "0666", "its commands"}, nil, args...)
 	w.env = append(w.env, "BACKUP_HANDLER_TRUST_CONFIG=1")
 	w.preflight(ok, nil, args...)
 	w.env = w.env[:len(w.env)-1]

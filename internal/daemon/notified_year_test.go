@@ -132,6 +132,7 @@ func again(told map[string]time.Time, key string, now time.Time, repeat time.Dur
 // A story is what has become of the runs of a command so far.
 type story struct {
 	bad, warned int // in a row
+	was         int // bad before the newest
 }
 
 // A model hears of each run as it happens.
@@ -163,30 +164,50 @@ func (m *model) started(run *journal.Run) {
 
 // ended takes a run as the simulation meant it to end; class is what is wrong.
 func (m *model) ended(run *journal.Run, status journal.Status, exit int, class string, now time.Time) {
+	m.count(run, status, exit)
+	m.tell(run, status, exit, class, now)
+}
+
+// crashed is ended for a run that crashed, which another one tells of; first says that
+// nobody has tried yet. It says whether somebody is to try again: nobody could be told.
+func (m *model) crashed(run *journal.Run, first, followed bool, now time.Time) bool {
+	if first {
+		m.count(run, journal.Crashed, -1)
+	}
+	return !followed && m.tell(run, journal.Crashed, -1, "", now)
+}
+
+// count notes a run.
+func (m *model) count(run *journal.Run, status journal.Status, exit int) {
 	m.runs = append(m.runs, fmt.Sprint(run.ID, " ", status, " ", exit))
 	s := m.stories[run.Command]
 	if s == nil {
 		s = new(story)
 		m.stories[run.Command] = s
 	}
-	good := status == journal.Success || status == journal.Warning
+	s.was = s.bad
+	switch {
+	case status != journal.Success && status != journal.Warning:
+		s.bad, s.warned = s.bad+1, 0
+	case status == journal.Warning:
+		s.bad, s.warned = 0, s.warned+1
+	default:
+		s.bad, s.warned = 0, 0
+	}
+}
+
+// tell tells of the newest run of a command. It says whether somebody had to be told, and
+// nobody could.
+func (m *model) tell(run *journal.Run, status journal.Status, exit int, class string, now time.Time) bool {
+	s := m.stories[run.Command]
 	event, inRow, key := "success", 0, ""
 	switch {
-	case !good:
-		s.bad, s.warned = s.bad+1, 0
-		event, inRow, key = "failure", s.bad, string(status)+class
 	case s.bad > 0:
-		event, inRow = "recovered", s.bad
-		s.bad = 0
+		event, inRow, key = "failure", s.bad, string(status)+class
+	case s.was > 0:
+		event, inRow = "recovered", s.was
 	case status == journal.Warning:
-		s.warned++
 		event, inRow, key = "warning", s.warned, class
-	}
-	switch {
-	case status != journal.Warning:
-		s.warned = 0
-	case event == "recovered":
-		s.warned = 1
 	}
 	failed := map[string]bool{} // channels
 	worked := map[string]bool{}
@@ -230,6 +251,10 @@ func (m *model) ended(run *journal.Run, status journal.Status, exit int, class s
 			m.beats = append(m.beats, message{Channel: "heartbeat", Event: "ping /" + path}.String())
 		}
 	}
+	nobody := len(failed) > 0
+	for c := range worked { // that a channel is down is not about the run
+		nobody = nobody && !worked[c]
+	}
 	for _, l := range m.listeners {
 		for _, c := range slices.Sorted(keysOf(failed)) {
 			if failed[c] && !failed[l.name] && l.wants("failure") && again(l.reports, c, now, l.repeat, m.up(l.name)) && m.up(l.name) {
@@ -238,13 +263,14 @@ func (m *model) ended(run *journal.Run, status journal.Status, exit int, class s
 			}
 		}
 	}
-	for _, l := range m.listeners {
-		for c := range worked {
+	for c := range worked {
+		for _, l := range m.listeners {
 			if worked[c] {
 				delete(l.reports, c)
 			}
 		}
 	}
+	return nobody
 }
 
 func keysOf(m map[string]bool) func(func(string) bool) {
@@ -267,9 +293,16 @@ type office struct {
 	dir   string
 
 	weather map[schedule.Kind]string // how runs end now
-	crashed []*journal.Run           // that nobody has heard of yet
+	crashed []*crash                 // that nobody has heard of yet, the oldest first
+	newest  map[string]string        // run of each command
 	serial  int
 	fates   map[string]int
+}
+
+// A crash is a run that went down.
+type crash struct {
+	*journal.Run
+	tried bool // somebody has tried to tell of it
 }
 
 // fate draws how a run ends: by the weather of its command, or for a reason of its own.
@@ -321,10 +354,15 @@ func (o *office) does(p *simulated) int {
 		Lock: job.LockName(string(p.job.Kind), "/etc/config.ini"),
 	}
 	// Whoever comes first tells of those that crashed.
-	for _, c := range o.crashed {
-		o.model.ended(c, journal.Crashed, -1, "", o.now())
+	mine := &crash{Run: run}
+	left := []*crash{mine} // unless it ends
+	for _, c := range slices.Backward(o.crashed) {
+		if o.model.crashed(c.Run, !c.tried, o.newest[c.Command] != c.ID, o.now()) {
+			c.tried = true
+			left = slices.Insert(left, 0, c)
+		}
 	}
-	o.crashed = []*journal.Run{run} // unless it ends
+	o.crashed, o.newest[run.Command] = left, run.ID
 	var warnings []string
 	r := job.Runner{
 		Runs: journal.OpenRuns(o.dir), Sentinel: filepath.Join(o.dir, "Logs", "last_run_status.json"), Notify: teller{notifier, o.model},
@@ -336,7 +374,7 @@ func (o *office) does(p *simulated) int {
 			return ctx.Err()
 		},
 		Ended: func(_ context.Context, run *journal.Run) {
-			o.crashed = nil
+			o.crashed = slices.DeleteFunc(o.crashed, func(c *crash) bool { return c == mine })
 			status, exit := journal.Success, 0
 			switch fate {
 			case "warning":
@@ -448,12 +486,12 @@ func notifiedYear(t *testing.T, box *mailbox, seed uint64) {
 		schedule.Backup: "02:15", schedule.Verify: "every 60h", schedule.Prune: "0 6 * * sun", schedule.Drill: "30 4 1,15 * *",
 	})
 	m.plan.Jitter = 20 * time.Minute
-	o := &office{machine: m, t: t, rng: rng, box: box, dir: t.TempDir(), weather: map[schedule.Kind]string{}, fates: map[string]int{}}
+	o := &office{machine: m, t: t, rng: rng, box: box, dir: t.TempDir(), weather: map[schedule.Kind]string{}, newest: map[string]string{}, fates: map[string]int{}}
 	o.model = &model{stories: map[string]*story{}, up: func(c string) bool { return !box.down[c].Load() }}
 	for _, l := range []*listener{
-		{name: "quiet", on: " failure recovered ", repeat: day},
+		{name: "quiet", on: " failure recovered ", repeat: 23 * time.Hour}, // as by default: telling takes a moment, and days do not fit exactly
 		{name: "all", on: " started failure warning recovered success ", repeat: 0},
-		{name: "weekly", on: " failure warning recovered success ", repeat: 3 * day, digest: "weekly"},
+		{name: "weekly", on: " failure warning recovered success ", repeat: 71 * time.Hour, digest: "weekly"},
 	} {
 		l.told, l.reports, l.digests = map[string]time.Time{}, map[string]time.Time{}, week(m.now())
 		o.model.listeners = append(o.model.listeners, l)
@@ -531,8 +569,10 @@ func notifiedYear(t *testing.T, box *mailbox, seed uint64) {
 		runs = append(runs, fmt.Sprint(r.ID, " ", r.Status, " ", r.Exit))
 	}
 	want := slices.Clone(o.model.runs)
-	for _, r := range o.crashed {
-		want = append(want, fmt.Sprint(r.ID, " ", journal.Crashed, " ", -1))
+	for _, c := range o.crashed {
+		if !c.tried {
+			want = append(want, fmt.Sprint(c.ID, " ", journal.Crashed, " ", -1))
+		}
 	}
 	slices.Sort(want) // by serial number: a crash is told late, and recorded in its place
 	if d := cmp.Diff(want, runs); d != "" {
