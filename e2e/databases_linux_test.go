@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -205,6 +206,15 @@ func TestMySQL(t *testing.T) {
 	w.want(failed, "db", "restore", "--into", "too_early", "--to-time", "2020-01-01 00:00:00", "--config", config).complaint(t, true, "there is no dump before")
 	if got := s.Query("SELECT schema_name FROM information_schema.schemata WHERE schema_name LIKE '%too%' OR schema_name LIKE '%restoring%'"); len(got) > 0 {
 		t.Errorf("left behind: %v", got)
+	}
+
+	// Again and again, until it is told to stop: each time is a run.
+	before := len(w.dumps(config))
+	c, end := w.start("db", "binlog", "--every", "100ms", "--config", config)
+	waitFor(t, "two more archives", func() bool { return len(w.dumps(config)) >= before+2 })
+	must(t, c.Process.Signal(syscall.SIGTERM))
+	if r := end(); r.code != interrupted {
+		t.Errorf("%v", r)
 	}
 
 	// Programs of a configuration that others can change are not run.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,32 +40,54 @@ archived · 130 interrupted`,
 		Example: `  backup-handler db binlog --config /etc/backup-handler/config.ini
   backup-handler db binlog --every 1m`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			f.onlyLogs = true
-			if err := a.load(); err != nil {
-				return err
-			}
-			for {
-				err := a.backup(cmd.Context(), &f)
-				if every.or(0) == 0 || cmd.Context().Err() != nil {
-					return err
-				}
-				if err != nil && !errors.Is(err, job.ErrReported) {
-					a.warn("%v", err)
-				}
-				select {
-				case <-cmd.Context().Done():
-					return cmd.Context().Err()
-				case <-time.After(every.or(0)):
-				}
-			}
-		},
+	}
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if d := every.or(0); d > 0 {
+			return a.dbBinlogEvery(cmd, d)
+		}
+		f.onlyLogs = true
+		return a.backup(cmd.Context(), &f)
 	}
 	every = parsed[time.Duration]{kind: "duration", parse: parseLimit}
 	c.Flags().Var(&every, "every", "go on, and archive again after this time, e.g. 1m")
 	f.wait = waitFlag(c)
 	return c
 }
+
+// dbBinlogEvery archives again and again, each time by a process of its own, as the daemon
+// runs its jobs: each is a run, with the configuration as it is then.
+func (a *app) dbBinlogEvery(cmd *cobra.Command, every time.Duration) error {
+	if err := a.load(); err != nil {
+		return err
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	args := slices.DeleteFunc(a.flagsForJobs(cmd.Flags()), func(flag string) bool { return strings.HasPrefix(flag, "--every=") })
+	ctx := cmd.Context()
+	for {
+		c := exec.CommandContext(ctx, program, append([]string{"db", "binlog"}, args...)...)
+		c.Stdout, c.Stderr = a.stdout, a.stderr
+		c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
+		c.WaitDelay = binlogGrace
+		err := c.Run() // which says itself what is wrong
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if _, ended := errors.AsType[*exec.ExitError](err); err != nil && !ended {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(every):
+		}
+	}
+}
+
+// binlogGrace is how long a run may take to end when all is to end.
+const binlogGrace = 30 * time.Second
 
 func (a *app) dbWalPushCommand() *cobra.Command {
 	c := &cobra.Command{
