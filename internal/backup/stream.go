@@ -87,8 +87,10 @@ type Sink struct {
 
 	mu   sync.Mutex
 	top  *sinkEntry // the source
-	prev *tree.Node // what the parent has of the source; nil: nothing
-	kept bool       // something
+	prev *tree.Node // what the parent has of the source; nil: nothing, or prevErr
+	// prevErr keeps it from being read just now: it matters to who wants to keep something.
+	prevErr error
+	kept    bool // something
 }
 
 // A sinkEntry is a file or directory of the snapshot to be.
@@ -119,8 +121,9 @@ func (s *run) newSink() *Sink {
 		k.batches = append(k.batches, &sinkBatch{batch: s.w.Batch(repo.Data)})
 	}
 	if s.o.Parent != nil {
-		// What cannot be read is as good as none.
-		k.prev, _ = tree.Lookup(s.ctx, s.r, s.o.Parent.RootNode(), string(s.snap.Sources[0]))
+		var err error
+		k.prev, err = tree.Lookup(s.ctx, s.r, s.o.Parent.RootNode(), string(s.snap.Sources[0]))
+		k.prevErr = notKept(err)
 	}
 	k.top = k.dir("")
 	return k
@@ -171,6 +174,17 @@ func (k *Sink) Create(name string) (io.WriteCloser, error) {
 // path is that of a name in the snapshot.
 func (k *Sink) path(name string) string { return path.Join(string(k.s.snap.Sources[0]), name) }
 
+// notKept is nil for what is not there, or damaged; anything else is no reason to leave it
+// out, as it may be there the next time.
+func notKept(err error) error {
+	for _, gone := range []error{fs.ErrNotExist, repo.ErrCorrupt, repo.ErrMissing, tree.ErrCorrupt} {
+		if errors.Is(err, gone) {
+			return nil
+		}
+	}
+	return err
+}
+
 // Keep takes over a file, or a directory with all that is in it, from the parent, and
 // says whether there is one, whole. What has a name already is an error, but for
 // directories, which become one. Nothing but directories is read.
@@ -180,16 +194,16 @@ func (k *Sink) Keep(name string) (bool, error) {
 	}
 	defer k.gate.RUnlock()
 	if k.prev == nil {
-		return false, nil
+		return false, k.prevErr
 	}
 	s := k.s
 	old, err := tree.Lookup(s.ctx, s.r, k.prev, name)
 	if err != nil {
-		return false, s.ctx.Err()
+		return false, notKept(err)
 	}
 	for h, err := range tree.Hashes(s.ctx, s.r, old) {
 		if err != nil || !s.w.Has(h) {
-			return false, s.ctx.Err()
+			return false, notKept(err)
 		}
 	}
 	found := make(map[string]*sinkEntry) // by name
@@ -202,7 +216,7 @@ func (k *Sink) Keep(name string) (bool, error) {
 		return nil
 	}})
 	if err != nil {
-		return false, s.ctx.Err()
+		return false, notKept(err)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

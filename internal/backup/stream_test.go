@@ -224,6 +224,19 @@ func TestStreamNames(t *testing.T) {
 	must(t, err)
 }
 
+// An unanswered store fails to give packs.
+type unanswered struct {
+	storage.Backend
+	err error
+}
+
+func (u *unanswered) Get(ctx context.Context, name string, off, length int64) (io.ReadCloser, error) {
+	if strings.HasPrefix(name, "packs/") {
+		return nil, u.err
+	}
+	return u.Backend.Get(ctx, name, off, length)
+}
+
 func TestStreamKeep(t *testing.T) {
 	x := newFixture(t)
 	a, b, c := bytesOf(1, 200_000), bytesOf(2, 100_000), bytesOf(3, 9_000_000)
@@ -266,6 +279,18 @@ func TestStreamKeep(t *testing.T) {
 	must(t, err)
 	if all.Counts.BytesAdded != 0 || all.Counts.Unmodified != 5 || !slices.Equal(all.Root, second.Root) {
 		t.Errorf("%+v", all.Counts)
+	}
+	// A store that does not answer now is no reason to leave anything out.
+	away := errors.New("no answer")
+	_, err = x.stream(&unanswered{Backend: x.store, err: away}, Options{Parent: second}, func(_ context.Context, k *Sink) error {
+		ok, err := k.Keep("log")
+		if ok || !errors.Is(err, away) {
+			t.Errorf("without an answer: %v, %v", ok, err)
+		}
+		return err
+	})
+	if !errors.Is(err, away) {
+		t.Errorf("a snapshot without what could not be read: %v", err)
 	}
 	// What is not whole any more is not kept.
 	must(t, x.store.List(t.Context(), "packs", func(i storage.Info) error { return x.store.Delete(t.Context(), i.Name) }))

@@ -159,19 +159,32 @@ func Databases(all []config.Database, warn func(string)) []Stream {
 // to be before it is left out: clocks of servers differ.
 const logMargin = 24 * time.Hour
 
-// watchOldest finds out, before the stream is made in a destination, when the oldest
-// snapshot there was made that needs the log; zero: there is none.
-func watchOldest(s *Stream, kind tree.Kind, name string) *time.Time {
-	oldest := new(time.Time)
-	s.Look = func(all []*tree.Snapshot) {
-		*oldest = time.Time{}
-		for _, o := range all {
-			if o.Kind == kind && DatabaseName(o) == name && (oldest.IsZero() || o.Time.Before(*oldest)) {
-				*oldest = o.Time
-			}
+// oldestOf returns when the oldest snapshot of a kind of the server with a name was made;
+// zero: there is none, or one that cannot be read may be older.
+func oldestOf(d *Destination, kind tree.Kind, name string) (oldest time.Time) {
+	if len(d.Unreadable) > 0 {
+		return time.Time{}
+	}
+	for _, s := range d.Snapshots {
+		if s.Kind == kind && DatabaseName(s) == name && (oldest.IsZero() || s.Time.Before(oldest)) {
+			oldest = s.Time
 		}
 	}
 	return oldest
+}
+
+// watchOldest finds out, before the stream is made in a destination, when the oldest
+// snapshot there was made that needs the log; zero: all of the log is kept.
+func watchOldest(s *Stream, kind tree.Kind, name string) *time.Time {
+	oldest := new(time.Time)
+	s.Look = func(d *Destination) { *oldest = oldestOf(d, kind, name) }
+	return oldest
+}
+
+// unneeded says whether a file of PostgreSQL's log, archived at some time, is needed by no
+// base backup from oldest on. Histories of timelines are, always.
+func unneeded(file string, archived, oldest time.Time) bool {
+	return !oldest.IsZero() && archived.Before(oldest.Add(-logMargin)) && !strings.HasSuffix(file, ".history")
 }
 
 // archiveLogs archives the binary logs of a server, and takes over those of before that a
@@ -183,8 +196,12 @@ func archiveLogs(ctx context.Context, c *config.Database, to *backup.Sink, befor
 	}
 	var have *mysql.Logs
 	if before != nil {
-		if have, err = mysql.ReadLogs(before); err != nil {
-			tell("the logs archived before cannot be read, and are archived anew as far as the server has them: " + err.Error())
+		have, err = mysql.ReadLogs(before)
+		if err != nil && !isDamage(err) && !errors.Is(err, fs.ErrNotExist) {
+			return err // the next run takes them over
+		}
+		if err != nil {
+			tell("the logs archived before are damaged in the repository, and are archived anew as far as the server has them: " + err.Error())
 			have = nil
 		}
 	}
@@ -249,11 +266,8 @@ func keepLog(ctx context.Context, to *backup.Sink, before fs.FS, oldest time.Tim
 		return err
 	}
 	old := func(e fs.DirEntry) (bool, error) {
-		if oldest.IsZero() || strings.HasSuffix(e.Name(), ".history") {
-			return false, nil
-		}
 		info, err := e.Info()
-		return err == nil && info.ModTime().Before(oldest.Add(-logMargin)), err
+		return err == nil && unneeded(e.Name(), info.ModTime(), oldest), err
 	}
 	any := false
 	for _, e := range entries {
@@ -365,7 +379,12 @@ func (l *logWriter) Put(ctx context.Context, name string, _ int64, r io.Reader) 
 // PostgreSQL server with a name. The snapshot has all that the one before had, but for what
 // no base backup of the server needs any more.
 func PushLog(name, file, segment string, warn func(string)) Stream {
-	s := Stream{Name: name + "'s log", Kind: tree.KindPostgreSQLLog, Source: DatabaseSource(tree.KindPostgreSQLLog, name), What: segment, Piles: true}
+	return pileLog(name, segment, warn, func(ctx context.Context, to *logWriter) error { return postgres.Push(ctx, file, segment, to) })
+}
+
+// pileLog is PushLog for whatever add puts to the log.
+func pileLog(name, what string, warn func(string), add func(context.Context, *logWriter) error) Stream {
+	s := Stream{Name: name + "'s log", Kind: tree.KindPostgreSQLLog, Source: DatabaseSource(tree.KindPostgreSQLLog, name), What: what, Piles: true}
 	oldest := watchOldest(&s, tree.KindPostgreSQLBase, name)
 	s.Produce = func(ctx context.Context, to *backup.Sink, before fs.FS) error {
 		l := new(Log)
@@ -375,14 +394,14 @@ func PushLog(name, file, segment string, warn func(string)) Stream {
 			}
 			l.snapshots = []fs.FS{before}
 		}
-		return postgres.Push(ctx, file, segment, &logWriter{l, to})
+		return add(ctx, &logWriter{l, to})
 	}
 	return s
 }
 
-// ForgetLogs forgets snapshots of archived logs all of whose files a later one has, or no
-// base backup needs: each push makes one. The newest stays, and the one before it, and what
-// is tagged.
+// ForgetLogs forgets snapshots of an archived log each of whose files a later one, last, has
+// with the same content, or no base backup needs: each push makes one. The newest stays, and
+// the one before it, and what is tagged. Where a snapshot cannot be read, all stay.
 func ForgetLogs(ctx context.Context, d *Destination, last *tree.Snapshot) error {
 	var chain []*tree.Snapshot // the newest first
 	for _, s := range slices.Backward(d.Snapshots) {
@@ -390,44 +409,41 @@ func ForgetLogs(ctx context.Context, d *Destination, last *tree.Snapshot) error 
 			chain = append(chain, s)
 		}
 	}
-	if len(chain) < 3 || chain[0].ID != last.ID {
+	if len(chain) < 3 || chain[0].ID != last.ID || len(d.Unreadable) > 0 {
 		return nil
 	}
-	names := func(s *tree.Snapshot) (map[string]bool, error) {
-		fsys, err := OpenDatabase(ctx, d, s)
+	files := func(s *tree.Snapshot) (map[string]*tree.Node, error) {
+		dir, err := tree.Lookup(ctx, d.Repo, s.RootNode(), string(s.Sources[0]))
 		if err != nil {
 			return nil, err
 		}
-		entries, err := fs.ReadDir(fsys, ".")
-		all := make(map[string]bool)
-		for _, e := range entries {
-			all[e.Name()] = true
-		}
+		all := make(map[string]*tree.Node)
+		err = tree.ReadDir(ctx, d.Repo, dir.Content, func(n *tree.Node) error {
+			all[n.Name] = n
+			return nil
+		})
 		return all, err
 	}
-	has, err := names(last)
+	has, err := files(last)
 	if err != nil {
 		return err
 	}
-	first := "" // the oldest segment that is still there: what is older was left out
-	for name := range has {
-		if first == "" || name < first {
-			first = name
-		}
-	}
+	oldest := oldestOf(d, tree.KindPostgreSQLBase, DatabaseName(last))
 	for _, s := range chain[2:] {
 		if len(s.Tags) > 0 {
 			continue
 		}
-		old, err := names(s)
+		old, err := files(s)
 		if err != nil {
 			return err
 		}
-		covered := true
-		for name := range old {
-			covered = covered && (has[name] || name < first)
+		superseded := true
+		for name, n := range old {
+			kept := has[name]
+			same := kept != nil && kept.Size == n.Size && slices.Equal(kept.Content, n.Content)
+			superseded = superseded && (same || unneeded(name, n.MTime.Time(), oldest))
 		}
-		if covered {
+		if superseded {
 			if err := d.Repo.Forget(ctx, s.ID); err != nil {
 				return err
 			}

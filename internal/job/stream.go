@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/user"
@@ -24,8 +25,8 @@ type Stream struct {
 	Tags   []string // beside those of the run
 	What   string   // what a dry run says that would be run, in one line without secrets
 
-	// Look, if set, is told of all snapshots of the destination before Produce is called.
-	Look func([]*tree.Snapshot)
+	// Look, if set, is shown the destination before Produce is called.
+	Look func(*Destination)
 	// Piles says that each snapshot has all of those before: they are forgotten, by
 	// ForgetLogs.
 	Piles bool
@@ -104,12 +105,20 @@ func streamTo(ctx context.Context, d *Destination, o *BackupOptions, s *Stream) 
 		var before fs.FS
 		if opts.Parent != nil {
 			n, err := tree.Lookup(ctx, d.Repo, opts.Parent.RootNode(), s.Source)
-			if err == nil && n.Type == tree.Dir {
+			switch {
+			case err == nil && n.Type == tree.Dir:
 				before = restore.NewFS(ctx, d.Repo, n)
-			} // what is damaged is as good as none
+			case err == nil, errors.Is(err, fs.ErrNotExist):
+			case isDamage(err): // as good as none
+				if o.Warn != nil {
+					o.Warn(fmt.Sprintf("%s: the snapshot %s before this one is damaged: nothing of it is taken over", s.Name, opts.Parent.ID.Short()))
+				}
+			default:
+				return err
+			}
 		}
 		if s.Look != nil {
-			s.Look(d.Snapshots)
+			s.Look(d)
 		}
 		return s.Produce(ctx, to, before)
 	})
