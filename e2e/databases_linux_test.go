@@ -335,6 +335,20 @@ func TestPostgreSQL(t *testing.T) {
 	postgrestest.Own(t, other)
 	run(partial, "db", "wal-push", "main", other, last).complaint(t, true, last)
 	run(failed, "db", "wal-fetch", "main", "0000000100000000000000FF", filepath.Join(home, "none"))
+	// Whatever else is wrong must not look like the end of the log, at which a recovery
+	// opens the database.
+	const stop = 200
+	none := filepath.Join(home, "none")
+	run(stop, "db", "wal-fetch", "other", last, none).complaint(t, true, "no archived log of the server other")
+	run(stop, "db", "wal-fetch", "main", last, none, "--hosts", "x").complaint(t, true, "unknown flag")
+	run(stop, "db", "wal-fetch", "main", last).complaint(t, true, "want NAME FILE PATH")
+	run(stop, "db", "wal-fetch", "main", last, filepath.Join(home, "no", "such", "directory")).complaint(t, true, "no such file or directory")
+	must(t, os.Rename(filepath.Join(home, "repo"), filepath.Join(home, "away")))
+	run(stop, "db", "wal-fetch", "main", last, none).complaint(t, true, "")
+	must(t, os.Rename(filepath.Join(home, "away"), filepath.Join(home, "repo")))
+	must(t, os.Rename(config, config+".away"))
+	run(stop, "db", "wal-fetch", "main", last, none).complaint(t, true, "config.ini")
+	must(t, os.Rename(config+".away", config))
 
 	// The dump, beside the database.
 	run(ok, "db", "restore", "--database", "bank", "--into", "as_dumped")

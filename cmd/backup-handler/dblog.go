@@ -18,6 +18,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump/postgres"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
+	"github.com/SP1R4/BackupHandler/v3/internal/location"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
@@ -160,40 +161,54 @@ opened: what its restore_command runs, with %f and %p; 'db recover' writes it.
 Exit codes: 0 it is there · 1 the archive has none of this name: recovery ends here
 above 125: it cannot be told, and recovery stops`,
 		Example: `  restore_command = 'backup-handler --config /etc/backup-handler/config.ini db wal-fetch main %f %p'`,
-		Args:    cobra.ExactArgs(3),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 3 {
+				return fetchFailed(fmt.Errorf("want NAME FILE PATH, not %d words", len(args)))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.dbWalFetch(cmd.Context(), args[0], args[1], args[2])
 		},
 	}
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fetchFailed(err) })
 	c.Flags().StringVar(&a.filter.Host, "host", "", "the archive of this host")
 	return c
 }
 
+// fetchFailed is whatever is wrong but that the archive, which was read, has no such file:
+// PostgreSQL takes 1 for the end of the log, and opens the database there.
+func fetchFailed(err error) error {
+	return &job.Failure{Code: postgres.FetchExit(errors.New("")), Err: err, Hint: "recovery stops here, and can be started again"}
+}
+
 func (a *app) dbWalFetch(ctx context.Context, name, file, path string) error {
-	fetch := func() error {
-		if err := checkServerName(name); err != nil {
-			return err
-		}
-		d, err := a.open(ctx, true)
-		if err != nil {
-			return err
-		}
-		defer d.Close()
-		l, err := job.OpenLog(ctx, d, a.filter.Host, name)
-		if err != nil {
-			return err
-		}
-		return postgres.Fetch(ctx, l, file, path)
+	if err := checkServerName(name); err != nil {
+		return fetchFailed(err)
 	}
-	err := fetch()
-	if err == nil {
+	d, err := a.open(ctx, true)
+	if err != nil {
+		return fetchFailed(err)
+	}
+	defer d.Close()
+	host, err := job.LogHost(d, name, a.filter.Host, hostName())
+	if err != nil {
+		return fetchFailed(err)
+	}
+	l, err := job.OpenLog(ctx, d, host, name)
+	if err != nil {
+		return fetchFailed(err)
+	}
+	err = postgres.Fetch(ctx, l, file, path)
+	switch {
+	case err == nil:
 		return nil
+	case postgres.FetchExit(err) != job.ExitUsage:
+		return fetchFailed(err)
+	case len(d.Unreadable) > 0:
+		return fetchFailed(fmt.Errorf("%s is not in what can be read of the archive of %s: %s of the repository cannot be", file, name, things(len(d.Unreadable), "snapshot")))
 	}
-	code := postgres.FetchExit(err)
-	if code == job.ExitUsage {
-		return &job.Failure{Code: code, Err: fmt.Errorf("the archive of %s has no %s", name, file)}
-	}
-	return &job.Failure{Code: code, Err: err, Hint: "recovery stops here, and can be started again"}
+	return &job.Failure{Code: job.ExitUsage, Err: fmt.Errorf("the archive of %s has no %s", name, file)}
 }
 
 type dbRecoverFlags struct {
@@ -295,7 +310,11 @@ func (a *app) dbRecover(ctx context.Context, cmd *cobra.Command, args []string, 
 	if err != nil {
 		return job.Fail(job.ExitUsage, err, "")
 	}
-	l, err := job.OpenLog(ctx, d, a.filter.Host, name)
+	host, err := job.LogHost(d, name, a.filter.Host, snap.Host)
+	if err != nil {
+		return err
+	}
+	l, err := job.OpenLog(ctx, d, host, name)
 	if err != nil {
 		return job.Fail(job.ExitUsage, err, "")
 	}
@@ -314,7 +333,7 @@ func (a *app) dbRecover(ctx context.Context, cmd *cobra.Command, args []string, 
 		}
 		return a.dbRecovered(&rep, nil)
 	}
-	if o.RestoreCommand, err = a.fetchCommand(cmd, name); err != nil {
+	if o.RestoreCommand, err = a.fetchCommand(cmd, host, name); err != nil {
 		return err
 	}
 	run.Snapshot = snap.ID.String()
@@ -374,20 +393,19 @@ func (a *app) dbRecovered(rep *dbRecoverReport, o *postgres.RecoverOptions) erro
 }
 
 // fetchCommand is what the server that is recovered runs for each file of its log.
-func (a *app) fetchCommand(cmd *cobra.Command, name string) (string, error) {
+func (a *app) fetchCommand(cmd *cobra.Command, host, name string) (string, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return "", err
 	}
 	words := []string{program}
-	words = append(words, a.flagsForJobs(cmd.InheritedFlags())...)
-	words = append(words, "db", "wal-fetch", name)
+	for _, flag := range a.flagsForJobs(cmd.InheritedFlags()) {
+		words = append(words, absoluteFlag(flag)) // the server has another working directory
+	}
+	words = append(words, "db", "wal-fetch", "--host="+host, name)
 	for i, w := range words {
 		// PostgreSQL replaces %f and the like; %% is one percent sign.
 		words[i] = shellQuote(strings.ReplaceAll(w, "%", "%%"))
-	}
-	if host := a.filter.Host; host != "" {
-		words = append(words, shellQuote("--host="+strings.ReplaceAll(host, "%", "%%")))
 	}
 	if !slices.ContainsFunc(words, func(w string) bool {
 		return strings.Contains(w, "--key-file") || strings.Contains(w, "--passphrase-file")
@@ -397,6 +415,18 @@ func (a *app) fetchCommand(cmd *cobra.Command, name string) (string, error) {
 		}
 	}
 	return strings.Join(words, " ") + " %f %p", nil
+}
+
+// absoluteFlag makes the path of a flag absolute.
+func absoluteFlag(flag string) string {
+	name, value, ok := strings.Cut(flag, "=")
+	if !ok || !slices.Contains([]string{"--backup-dirs", "--key-file", "--passphrase-file", "--identity-file"}, name) || location.IsURL(value) || strings.HasPrefix(value, `"`) {
+		return flag
+	}
+	if abs, err := filepath.Abs(value); err == nil {
+		value = abs
+	}
+	return name + "=" + value
 }
 
 // shellQuote makes a word one for the shell.

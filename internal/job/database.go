@@ -305,12 +305,33 @@ func keepLog(ctx context.Context, to *backup.Sink, before fs.FS, oldest time.Tim
 // of its snapshots has.
 type Log struct{ snapshots []fs.FS } // the newest first
 
-// OpenLog opens the archived log of the server with a name. host is that of the machine
-// that archives it.
+// LogHost chooses the machine whose archive of the log of the server with a name is meant:
+// the one that was given, else the preferred one if it has one, else the only one.
+func LogHost(d *Destination, name, given, preferred string) (string, error) {
+	logs := slices.DeleteFunc(slices.Clone(d.Snapshots), func(s *tree.Snapshot) bool { return s.Kind != tree.KindPostgreSQLLog || DatabaseName(s) != name })
+	hosts := Hosts(logs)
+	switch {
+	case given != "" && slices.Contains(hosts, given):
+		return given, nil
+	case given == "" && slices.Contains(hosts, preferred):
+		return preferred, nil
+	case given == "" && len(hosts) == 1:
+		return hosts[0], nil
+	case given == "" && len(hosts) > 1:
+		return "", Fail(ExitUsage, fmt.Errorf("several machines archive the log of a server %s", name), "add --host NAME: "+strings.Join(hosts, ", "))
+	case given != "":
+		name += " of " + given
+	}
+	return "", Fail(ExitUsage, fmt.Errorf("%s has no archived log of the server %s", d.Place, name), "'backup-handler db list' lists what there is")
+}
+
+// OpenLog opens the archived log of the server with a name, as a host has archived it.
+// That a file is not there is certain only if the destination has no snapshots that cannot
+// be read.
 func OpenLog(ctx context.Context, d *Destination, host, name string) (*Log, error) {
 	l := new(Log)
 	for _, s := range slices.Backward(d.Snapshots) {
-		if s.Kind == tree.KindPostgreSQLLog && DatabaseName(s) == name && (host == "" || s.Host == host) {
+		if s.Kind == tree.KindPostgreSQLLog && DatabaseName(s) == name && s.Host == host {
 			fsys, err := OpenDatabase(ctx, d, s)
 			if err != nil {
 				return nil, err
