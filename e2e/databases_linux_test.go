@@ -171,6 +171,9 @@ func TestMySQL(t *testing.T) {
 	total := b.committed(t)
 	s.Shell("bank", "DROP TABLE transfers")
 	w.want(ok, "db", "binlog", "--config", config)
+	if r := w.want(ok, "runs", "show", "latest", "--config", config); !strings.Contains(r.out, "command      binlog") {
+		t.Errorf("an archive of a log passes for a backup: %v", r)
+	}
 	list := w.dumps(config)
 	if n := kinds(list); n["mysql"] != 1 || n["mysql-log"] != 2 {
 		t.Errorf("%+v", list)
@@ -209,13 +212,21 @@ func TestMySQL(t *testing.T) {
 	}
 
 	// Again and again, until it is told to stop: each time is a run.
-	before := len(w.dumps(config))
+	archives := func() int {
+		return strings.Count(w.want(ok, "runs", "--command", "binlog", "--config", config).out, "binlog")
+	}
+	before := archives()
 	c, end := w.start("db", "binlog", "--every", "100ms", "--config", config)
-	waitFor(t, "two more archives", func() bool { return len(w.dumps(config)) >= before+2 })
+	waitFor(t, "four more archives", func() bool { return archives() >= before+4 })
 	must(t, c.Process.Signal(syscall.SIGTERM))
 	if r := end(); r.code != interrupted {
 		t.Errorf("%v", r)
 	}
+	if n := kinds(w.dumps(config)); n["mysql-log"] > 3 { // one more if the last run was ended early
+		t.Errorf("what is superseded stays: %v", n)
+	}
+	w.want(ok, "db", "restore", "--into", "still_there", "--stop-before-statement", "drop table", "--config", config)
+	check("still_there", total, total)
 
 	// Programs of a configuration that others can change are not run.
 	section("logs = True\nextra_args = --result-file=" + w.path("elsewhere") + "\n")

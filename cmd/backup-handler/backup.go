@@ -178,7 +178,7 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 		return work(ctx, run)
 	}
 	return a.asRun(ctx, runKind{
-		command: "backup", alone: alone, wait: f.wait.or(0), preflight: prepare,
+		command: f.command(), alone: alone, wait: f.wait.or(0), preflight: prepare,
 	}, work)
 }
 

@@ -87,6 +87,15 @@ func (f *backupFlags) onlyDatabases() bool {
 	return len(f.modes) > 0 && !slices.ContainsFunc(f.modes, func(m string) bool { return m != "db" })
 }
 
+// command is what the run is called: the archive of a log, each minute perhaps, is no backup
+// that status, hooks and notifications should take for one.
+func (f *backupFlags) command() string {
+	if f.onlyLogs {
+		return "binlog"
+	}
+	return "backup"
+}
+
 // files says whether files are asked for, too.
 func (f *backupFlags) files() bool {
 	return !f.stdin && !f.fromCommand && !f.onlyLogs && !f.bare && !f.onlyDatabases()

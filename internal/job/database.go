@@ -145,6 +145,7 @@ func Databases(all []config.Database, warn func(string)) []Stream {
 			if c.Logs {
 				add(tree.KindMySQLLog, "its binary logs", nil)
 				s := &streams[len(streams)-1]
+				s.Piles = true
 				oldest := watchOldest(s, tree.KindMySQL, c.Name)
 				s.Produce = func(ctx context.Context, to *backup.Sink, before fs.FS) error {
 					return archiveLogs(ctx, c, to, before, *oldest, tell)
@@ -181,8 +182,8 @@ func watchOldest(s *Stream, kind tree.Kind, name string) *time.Time {
 	return oldest
 }
 
-// unneeded says whether a file of PostgreSQL's log, archived at some time, is needed by no
-// base backup from oldest on. Histories of timelines are, always.
+// unneeded says whether a file of a log, archived at some time, is needed by no base backup
+// or dump from oldest on. Histories of timelines are, always.
 func unneeded(file string, archived, oldest time.Time) bool {
 	return !oldest.IsZero() && archived.Before(oldest.Add(-logMargin)) && !strings.HasSuffix(file, ".history")
 }
@@ -420,9 +421,11 @@ func pileLog(name, what string, warn func(string), add func(context.Context, *lo
 	return s
 }
 
-// ForgetLogs forgets snapshots of an archived log each of whose files a later one, last, has
-// with the same content, or no base backup needs: each push makes one. The newest stays, and
-// the one before it, and what is tagged. Where a snapshot cannot be read, all stay.
+// ForgetLogs forgets snapshots of an archived log each of whose files a later one, last, has,
+// or no base backup or dump needs: each push makes one. PostgreSQL's files have to be the
+// same; a binary log of MySQL, whose name says when it began, may have grown. The newest
+// stays, and the one before it, and what is tagged. Where a snapshot cannot be read, all
+// stay.
 func ForgetLogs(ctx context.Context, d *Destination, last *tree.Snapshot) error {
 	var chain []*tree.Snapshot // the newest first
 	for _, s := range slices.Backward(d.Snapshots) {
@@ -449,7 +452,11 @@ func ForgetLogs(ctx context.Context, d *Destination, last *tree.Snapshot) error 
 	if err != nil {
 		return err
 	}
-	oldest := oldestOf(d, tree.KindPostgreSQLBase, DatabaseName(last))
+	grows, needs := false, tree.KindPostgreSQLBase
+	if last.Kind == tree.KindMySQLLog {
+		grows, needs = true, tree.KindMySQL
+	}
+	oldest := oldestOf(d, needs, DatabaseName(last))
 	for _, s := range chain[2:] {
 		if len(s.Tags) > 0 {
 			continue
@@ -461,7 +468,8 @@ func ForgetLogs(ctx context.Context, d *Destination, last *tree.Snapshot) error 
 		superseded := true
 		for name, n := range old {
 			kept := has[name]
-			same := kept != nil && kept.Size == n.Size && slices.Equal(kept.Content, n.Content)
+			same := kept != nil && (kept.Size == n.Size && slices.Equal(kept.Content, n.Content) ||
+				grows && (kept.Size > n.Size || name == mysql.LogsName))
 			superseded = superseded && (same || unneeded(name, n.MTime.Time(), oldest))
 		}
 		if superseded {

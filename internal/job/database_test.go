@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -102,4 +103,39 @@ func TestForgetLogs(t *testing.T) {
 		push(n)
 	}
 	check(2, 9, 10, 11)
+}
+
+// TestForgetBinaryLogs: a log that grew supersedes itself, another one does not.
+func TestForgetBinaryLogs(t *testing.T) {
+	a, b := access(t, unset, AccessOptions{}), newBench(t)
+	run := func(files map[string]string) {
+		t.Helper()
+		o := b.options("a")
+		o.Sources = nil
+		o.Streams = []Stream{{Name: "logs", Kind: tree.KindMySQLLog, Source: DatabaseSource(tree.KindMySQLLog, "shop"), Piles: true,
+			Produce: func(_ context.Context, to *backup.Sink, _ fs.FS) (err error) {
+				for name, text := range files {
+					err = errors.Join(err, put(to, name, text))
+				}
+				return err
+			}}}
+		if res, err := Backup(t.Context(), a, o); err != nil || res.Failed() {
+			t.Fatal(err, res)
+		}
+	}
+	const one, two = "20260301T000000Z-binlog.000001", "20260301T010000Z-binlog.000002"
+	count := func(want int) {
+		t.Helper()
+		if n := len(b.loaded(a, "a").Snapshots); n != want {
+			t.Errorf("%d snapshots, want %d", n, want)
+		}
+	}
+	run(map[string]string{"logs.json": "1", one: "aaa"})
+	run(map[string]string{"logs.json": "2", one: "aaaa"})
+	run(map[string]string{"logs.json": "3", one: "aaaa", two: "b"})
+	count(2)
+	run(map[string]string{"logs.json": "4", two: "bb"}) // without the first log
+	run(map[string]string{"logs.json": "5", two: "bbb"})
+	run(map[string]string{"logs.json": "6", two: "bbbb"})
+	count(4) // the two with it, and the newest two
 }

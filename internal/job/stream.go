@@ -101,27 +101,25 @@ func streamTo(ctx context.Context, d *Destination, o *BackupOptions, s *Stream) 
 		Parent: parent(d.Snapshots, &snap), FileSHA256: o.FileSHA256, Readers: o.Readers, Write: o.writer(), Progress: o.Progress,
 		OnFile: o.OnFile, Owners: ownNames, Now: o.Now,
 	}
-	return backup.Stream(ctx, d.Repo, snap, opts, func(ctx context.Context, to *backup.Sink) error {
-		var before fs.FS
-		if opts.Parent != nil {
-			n, err := tree.Lookup(ctx, d.Repo, opts.Parent.RootNode(), s.Source)
-			switch {
-			case err == nil && n.Type == tree.Dir:
-				before = restore.NewFS(ctx, d.Repo, n)
-			case err == nil, errors.Is(err, fs.ErrNotExist):
-			case isDamage(err): // as good as none
-				if o.Warn != nil {
-					o.Warn(fmt.Sprintf("%s: the snapshot %s before this one is damaged: nothing of it is taken over", s.Name, opts.Parent.ID.Short()))
-				}
-			default:
-				return err
+	var before fs.FS
+	if opts.Parent != nil {
+		n, err := tree.Lookup(ctx, d.Repo, opts.Parent.RootNode(), s.Source)
+		switch {
+		case err == nil && n.Type == tree.Dir:
+			before = restore.NewFS(ctx, d.Repo, n)
+		case err == nil, errors.Is(err, fs.ErrNotExist):
+		case isDamage(err): // as good as none
+			if o.Warn != nil {
+				o.Warn(fmt.Sprintf("%s: the snapshot %s before this one is damaged: nothing of it is taken over", s.Name, opts.Parent.ID.Short()))
 			}
+		default:
+			return nil, err // another destination may answer
 		}
-		if s.Look != nil {
-			s.Look(d)
-		}
-		return s.Produce(ctx, to, before)
-	})
+	}
+	if s.Look != nil {
+		s.Look(d)
+	}
+	return backup.Stream(ctx, d.Repo, snap, opts, func(ctx context.Context, to *backup.Sink) error { return s.Produce(ctx, to, before) })
 }
 
 // ownNames are the names of the user and the group that this process makes files of.

@@ -56,7 +56,7 @@ func (s Status) Over() bool { return s != Running }
 // something. It holds no secret: whoever fills it in sees to that.
 type Run struct {
 	ID      string    `json:"run_id"`
-	Command string    `json:"command"` // backup, verify, drill, forget, prune, copy, repair, restore
+	Command string    `json:"command"` // backup, binlog, verify, drill, forget, prune, copy, repair, restore
 	Trigger string    `json:"trigger"` // what started it: cli, schedule, timer, telegram
 	Status  Status    `json:"status"`
 	Exit    int       `json:"exit_code"`
