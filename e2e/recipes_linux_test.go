@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -86,6 +87,29 @@ func TestRecipes(t *testing.T) {
 		w.want(ok, "config", "check", "--config", config)
 		if out := w.want(ok, "config", "show", "--config", config).out; !strings.Contains(out, "post_backup") {
 			t.Errorf("%s:\n%s", name, out)
+		}
+	}
+}
+
+// TestDocumentedSections: what documents say to write into a configuration can be written
+// there.
+func TestDocumentedSections(t *testing.T) {
+	w := newWorld(t)
+	w.env = append(w.env, "DB_PASSWORD=hush")
+	block := regexp.MustCompile("(?m)^ {0,4}\\[DATABASE .*\\n(?: {0,4}[^\\s`].*\\n)+")
+	for _, name := range []string{"README.md", "docs/databases.md", "docs/postgresql.md"} {
+		text, err := os.ReadFile(filepath.Join("..", name))
+		must(t, err)
+		all := block.FindAllString(string(text), -1)
+		if len(all) == 0 {
+			t.Errorf("%s has none", name)
+		}
+		for _, section := range all {
+			config := w.write([]byte("[BACKUPS]\nbackup_dirs = /mnt/backup\n"+strings.ReplaceAll(section, "    ", "")), "config.ini")
+			must(t, os.Chmod(config, 0o600))
+			if r := w.run("config", "check", "--config", config); r.code != ok || !strings.Contains(r.out, "0 warnings") {
+				t.Errorf("%s:\n%s%v", name, section, r)
+			}
 		}
 	}
 }
