@@ -122,9 +122,10 @@ type cutter struct {
 
 	file     io.WriteCloser
 	at       *dbdump.File
-	hash     hash.Hash // of the table's data; nil outside
-	newlines int       // that wait for what follows
-	complete bool      // the end of the stream was that of a dump
+	rows     *rowCutter // of the table's data; nil outside
+	hash     hash.Hash  // of the table's data; nil outside
+	newlines int        // that wait for what follows
+	complete bool       // the end of the stream was that of a dump
 }
 
 // A cutDatabase is what a dump has of one database.
@@ -278,7 +279,7 @@ func (c *cutter) section(head []byte, text string) error {
 			return err
 		}
 		c.newlines = 0
-		c.kind, c.hash = inData, sha256.New()
+		c.kind, c.hash, c.rows = inData, sha256.New(), &rowCutter{to: c.emit}
 		return c.write(head)
 	}
 	view := kind == inPlaceholder || kind == inView
@@ -414,7 +415,17 @@ func (c *cutter) write(p []byte) error {
 
 func newlines(n int) []byte { return bytes.Repeat([]byte{'\n'}, n) }
 
+// put adds to the file in hand.
 func (c *cutter) put(p []byte) error {
+	if c.rows != nil {
+		_, err := c.rows.Write(p)
+		return err
+	}
+	return c.emit(p)
+}
+
+// emit writes to the file in hand.
+func (c *cutter) emit(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
@@ -436,6 +447,9 @@ func (c *cutter) closeFile() error {
 	}
 	err := c.put(newlines(min(c.newlines, 1)))
 	c.newlines = 0
+	if c.rows != nil {
+		err = errors.Join(err, c.rows.Flush())
+	}
 	err = errors.Join(err, c.file.Close())
 	if c.hash != nil {
 		c.at.SHA256 = hex.EncodeToString(c.hash.Sum(nil))
@@ -443,7 +457,7 @@ func (c *cutter) closeFile() error {
 	if c.progress != nil && c.at.Table != "" {
 		c.progress.Table(c.db.name+"."+c.at.Table, true)
 	}
-	c.file, c.at, c.hash = nil, nil, nil
+	c.file, c.at, c.hash, c.rows = nil, nil, nil, nil
 	return err
 }
 
