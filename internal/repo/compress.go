@@ -25,8 +25,9 @@ const (
 const encoderWindow = 1 << 20
 
 func newEncoder(level zstd.EncoderLevel) (*zstd.Encoder, error) {
-	// No checksum: blocks are authenticated. One goroutine per encoder.
-	return zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
+	// No checksum: blocks are authenticated. One goroutine per encoder. What repeats
+	// nothing may have fewer values than a byte has, as base64 and hexadecimal digits do.
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithAllLitEntropyCompression(true),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(encoderWindow), zstd.WithLowerEncoderMem(true))
 }
 

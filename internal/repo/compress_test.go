@@ -1,6 +1,9 @@
 package repo
 
 import (
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -120,6 +123,38 @@ func TestFastWhereDefaultGainsNothing(t *testing.T) {
 	for _, level := range []Compression{Fastest, Better, Best} {
 		if c := newTestCompressor(t, level); c.fast != nil {
 			t.Errorf("%s is left to another level", level)
+		}
+	}
+}
+
+// Noise that is written down in fewer characters than there are bytes compresses to what
+// it is, also after noise: pictures in mails, and in dumps of databases.
+func TestWrittenNoise(t *testing.T) {
+	noise := randomBytes(1, BlockBytes)
+	digits := []byte(hex.EncodeToString(noise))[:BlockBytes]
+	var mail, rows []byte
+	for i, encoded := 0, []byte(base64.StdEncoding.EncodeToString(noise)); i < BlockBytes-78; i += 76 {
+		mail = append(append(mail, encoded[i:i+76]...), "\r\n"...)
+	}
+	for i := 0; i < BlockBytes-1000; i += 1000 {
+		rows = fmt.Appendf(rows, "(%d,0x%s),\n", i, digits[i:i+1000])
+	}
+	for _, level := range []Compression{Fastest, Default, Better, Best} {
+		c := newTestCompressor(t, level)
+		for name, kind := range map[string]struct {
+			plain []byte
+			most  float64
+		}{"hexadecimal": {digits, 0.515}, "rows": {rows, 0.53}, "base64": {mail, 0.76}} {
+			var trend trend
+			for range noisyAfter {
+				c.compress(nil, noise, &trend)
+			}
+			for i := range 3 {
+				out, ok := c.compress(nil, kind.plain, &trend)
+				if ratio := float64(len(out)) / float64(len(kind.plain)); !ok || ratio > kind.most {
+					t.Errorf("%s, %s, block %d: %.3f of what it was, not %.3f", level, name, i, ratio, kind.most)
+				}
+			}
 		}
 	}
 }
