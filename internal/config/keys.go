@@ -298,7 +298,7 @@ func currentSections() []Section {
 		{Name: "NETWORK", Doc: "How patient the program is with destinations on other machines.", Keys: []Key{
 			{Name: "retry_for", Type: Duration, Default: "15m", Unit: "s", Doc: "How long a request that fails is tried again before its destination has failed."},
 			{Name: "stall_timeout", Type: Duration, Default: "2m", Unit: "s", Doc: "How long a transfer may stand still before it is begun anew."},
-			{Name: "max_duration", Type: Duration, Default: "0s", Unit: "s", Doc: "How long a backup may take before it is ended, 0 for no limit; what was stored is used by the next one."},
+			{Name: "max_duration", Type: Duration, Default: "0s", Unit: "s", Doc: "How long a backup may take before it is ended, 0 for no limit; destinations that have the snapshot by then have it, and what was stored is used by the next one."},
 		}},
 		{Name: "TAILSCALE", Doc: "Reaching destinations through a tailnet.", Keys: []Key{
 			{Name: "enabled", Type: Bool, Default: "False", Doc: "Join the tailnet when the first SSH server or object store is opened, and reach through it what is in the tailnet."},
