@@ -51,7 +51,7 @@ type Access struct {
 	// Proving says that what is read has to come from the repositories themselves:
 	// what is kept of them on this machine is not used.
 	Proving bool
-	Parity      int    // as in repo.Options
+	Parity  int // as in repo.Options
 	// Stores opens what a location names.
 	Stores *location.Settings
 	// Prompt asks for a passphrase, when nothing else opens a repository. nil:
