@@ -359,7 +359,7 @@ func currentSections() []Section {
 			{Name: "dir", Type: Path, Example: "/var/cache/backup-handler",
 				Doc: "Cache directory; unset means $XDG_CACHE_HOME/backup-handler or ~/.cache/backup-handler, for root without a home /var/cache/backup-handler."},
 			{Name: "max_size", Type: Size, Default: "1G",
-				Doc: "Most that is kept of the directories of each repository on another machine, so that they are not fetched again; the index comes on top."},
+				Doc: "Most that is kept of the directories of each repository on another machine, so that they are not fetched again, and, in another place, while a verification lasts; the index comes on top."},
 		}},
 		{Name: "LOG", Doc: "The application log, Logs/application.log in the state directory.", Keys: []Key{
 			{Name: "level", Type: Enum, Default: "info", Values: []string{"debug", "info", "warn", "error"},
