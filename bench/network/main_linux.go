@@ -184,8 +184,8 @@ func (b *bench) round(ctx context.Context, s server, round int) error {
 			if err != nil {
 				return err
 			}
-			log.Printf("%s round %d: %-8s %-14s rtt %-6v %6.2f s (%.2f s of processors, %.0f MiB, %d connections)", s.name(), round+1,
-				x.tool.name, st, x.rtt, u.took.Seconds(), u.cpu.Seconds(), float64(u.peakBytes)/(1<<20), u.connections)
+			log.Printf("%s round %d: %-8s %-14s rtt %-6v %6.2f s (%.2f s of processors, %.2f of server and line, %.0f MiB, %d connections)", s.name(), round+1,
+				x.tool.name, st, x.rtt, u.took.Seconds(), u.cpu.Seconds(), u.others.Seconds(), float64(u.peakBytes)/(1<<20), u.connections)
 			b.results = append(b.results, u)
 		}
 	}
