@@ -48,7 +48,6 @@ var only = map[string]string{
 	"github.com/zalando/go-keyring":    "keyring",
 	"github.com/moby/sys/mountinfo":    "preflight",
 	"modernc.org":                      "sqlite",
-	"golang.org/x/time":                "storage",
 	"github.com/minio/minio-go":        "s3",
 	"github.com/netresearch/go-cron":   "schedule",
 	"tailscale.com":                    "tailscale",

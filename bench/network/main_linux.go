@@ -36,6 +36,7 @@ var steps = [...]step{first, unchanged, restoreAll}
 // A bench is one run of the measurement.
 type bench struct {
 	bin, work, source string
+	before            string       // "": none
 	tree              corpus.Stats // of source
 	rounds            int
 	rtts              []time.Duration // the first is the one to compare with
@@ -53,6 +54,7 @@ type result struct {
 	rtt          time.Duration
 	step         step
 	took, cpu    time.Duration
+	others       time.Duration // processor time of the server and the line
 	peakBytes    int64
 	connections  int64
 }
@@ -61,6 +63,7 @@ func main() {
 	log.SetFlags(0)
 	var b bench
 	flag.StringVar(&b.bin, "bin", "bin/backup-handler", "program to measure")
+	flag.StringVar(&b.before, "before", "", "another version of the program, to compare with")
 	flag.StringVar(&b.source, "source", "", "tree to back up (default: the corpus of the benchmark, made in the work directory)")
 	flag.StringVar(&b.work, "work", "", "directory for repositories and restored trees (default: a temporary one)")
 	flag.IntVar(&b.rounds, "rounds", 3, "interleaved rounds; medians are shown")
@@ -97,8 +100,13 @@ func (b *bench) run(ctx context.Context, scale float64, rtts string, only, names
 		}
 		b.rtts = append(b.rtts, rtt)
 	}
-	for _, t := range tools(b.bin) {
-		if slices.Contains(names, t.name) {
+	if b.before != "" {
+		if b.before, err = filepath.Abs(b.before); err != nil {
+			return err
+		}
+	}
+	for _, t := range tools(b.bin, b.before) {
+		if slices.Contains(names, t.name) || t.name == "before" {
 			b.tools = append(b.tools, t)
 		}
 	}
@@ -176,8 +184,8 @@ func (b *bench) round(ctx context.Context, s server, round int) error {
 			if err != nil {
 				return err
 			}
-			log.Printf("%s round %d: %-8s %-14s rtt %-6v %6.2f s (%.2f s of processors, %.0f MiB, %d connections)", s.name(), round+1,
-				x.tool.name, st, x.rtt, u.took.Seconds(), u.cpu.Seconds(), float64(u.peakBytes)/(1<<20), u.connections)
+			log.Printf("%s round %d: %-8s %-14s rtt %-6v %6.2f s (%.2f s of processors, %.2f of server and line, %.0f MiB, %d connections)", s.name(), round+1,
+				x.tool.name, st, x.rtt, u.took.Seconds(), u.cpu.Seconds(), u.others.Seconds(), float64(u.peakBytes)/(1<<20), u.connections)
 			b.results = append(b.results, u)
 		}
 	}
@@ -226,10 +234,12 @@ func (b *bench) measure(ctx context.Context, s server, x *subject, st step) (res
 	if err := x.tool.setUp(x.place); err != nil {
 		return result{}, err
 	}
+	others := s.cpu() + ownCPU()
 	u, err := execute(ctx, x.tool.step(x.place, st), x.tool.env(x.place))
 	if err != nil {
 		return result{}, err
 	}
+	u.others = s.cpu() + ownCPU() - others
 	if st == restoreAll {
 		if err := b.check(filepath.Join(x.place.restored, x.place.source)); err != nil {
 			return result{}, fmt.Errorf("%s over %s: %w", x.tool.name, s.name(), err)
@@ -237,6 +247,15 @@ func (b *bench) measure(ctx context.Context, s server, x *subject, st step) (res
 	}
 	u.server, u.tool, u.rtt, u.step, u.connections = s.name(), x.tool.name, x.rtt, st, l.accepted.Load()
 	return u, nil
+}
+
+// ownCPU is what this process has used, which is the line's.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // check compares the number and length of files: that their content is right is

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -42,6 +43,17 @@ func (b *bench) seconds(server, tool string, rtt time.Duration, st step) (all []
 		}
 	}
 	return all
+}
+
+// processors is the processor time of a step, of the tool and of the others, in seconds.
+func (b *bench) processors(server, tool string, rtt time.Duration, st step) (cpu, others float64) {
+	var own, rest []float64
+	for _, r := range b.results {
+		if r.server == server && r.tool == tool && r.rtt == rtt && r.step == st {
+			own, rest = append(own, r.cpu.Seconds()), append(rest, r.others.Seconds())
+		}
+	}
+	return median(own), median(rest)
 }
 
 func (b *bench) peak(server, tool string) (most int64) {
@@ -92,6 +104,24 @@ func (b *bench) report(w io.Writer) {
 					slower = ratio(median(own), base, most)
 				}
 				fmt.Fprintf(w, "| %s | %s | %v | %s | %s | %s | %s |\n", s.name(), st, rtt, cell(own), slower, cell(other), ratio(median(own), median(other), mostPeer))
+			}
+		}
+	}
+	fmt.Fprint(w, "\nProcessor seconds of the tool + of server and line, medians.\n\n| server | step | rtt |")
+	for _, t := range b.tools {
+		fmt.Fprintf(w, " %s | of ours |", t.name)
+	}
+	fmt.Fprint(w, "\n|---|---|---|"+strings.Repeat("---|---|", len(b.tools))+"\n")
+	for _, s := range b.servers {
+		for _, st := range steps {
+			for _, rtt := range b.rtts {
+				fmt.Fprintf(w, "| %s | %s | %v |", s.name(), st, rtt)
+				own := median(b.seconds(s.name(), "ours", rtt, st))
+				for _, t := range b.tools {
+					cpu, others := b.processors(s.name(), t.name, rtt, st)
+					fmt.Fprintf(w, " %.2f + %.2f | %.2f |", cpu, others, own/median(b.seconds(s.name(), t.name, rtt, st)))
+				}
+				fmt.Fprintln(w)
 			}
 		}
 	}

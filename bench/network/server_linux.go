@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -22,6 +25,7 @@ type server interface {
 	clear()
 	// stored is the length of what is in a repository.
 	stored(name string) int64
+	cpu() time.Duration
 }
 
 // startWithin is a hundred times what it takes.
@@ -49,6 +53,26 @@ type process struct {
 func (p *process) address() string          { return p.addr }
 func (p *process) data() string             { return filepath.Join(p.dir, "data") }
 func (p *process) stored(name string) int64 { return sizeOf(filepath.Join(p.data(), name)) }
+
+// cpu is the processor time that the server has used, with that of its children that have
+// ended.
+func (p *process) cpu() time.Duration {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	var ticks int64
+	if fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])); len(fields) > 14 {
+		for _, f := range fields[11:15] {
+			n, _ := strconv.ParseInt(f, 10, 64)
+			ticks += n
+		}
+	}
+	return time.Duration(ticks) * time.Second / ticksPerSecond
+}
+
+// ticksPerSecond is USER_HZ, the same on all systems of today.
+const ticksPerSecond = 100
 
 func (p *process) stop() {
 	p.cmd.Process.Kill()

@@ -34,7 +34,17 @@ type tool struct {
 	step    func(place, step) []string
 }
 
-func tools(bin string) []tool { return []tool{ours(bin), restic()} }
+// tools are those that can be measured. before is another version of the program, "" for
+// none.
+func tools(bin, before string) []tool {
+	all := []tool{ours(bin), restic()}
+	if before != "" {
+		old := ours(before)
+		old.name = "before"
+		all = append(all, old)
+	}
+	return all
+}
 
 func ours(bin string) tool {
 	config := func(p place) string { return filepath.Join(p.state, "config.ini") }

@@ -499,7 +499,7 @@ func (a *app) newAccess(o job.AccessOptions) (*job.Access, error) {
 	switch {
 	case err != nil:
 	case a.proving: // it reports what is damaged
-		acc.CacheSize = 0
+		acc.Proving = true
 	default:
 		acc.OnMended = a.mended
 	}

@@ -298,7 +298,7 @@ func currentSections() []Section {
 		{Name: "NETWORK", Doc: "How patient the program is with destinations on other machines.", Keys: []Key{
 			{Name: "retry_for", Type: Duration, Default: "15m", Unit: "s", Doc: "How long a request that fails is tried again before its destination has failed."},
 			{Name: "stall_timeout", Type: Duration, Default: "2m", Unit: "s", Doc: "How long a transfer may stand still before it is begun anew."},
-			{Name: "max_duration", Type: Duration, Default: "0s", Unit: "s", Doc: "How long a backup may take before it is ended, 0 for no limit; what was stored is used by the next one."},
+			{Name: "max_duration", Type: Duration, Default: "0s", Unit: "s", Doc: "How long a backup may take before it is ended, 0 for no limit; destinations that have the snapshot by then have it, and what was stored is used by the next one."},
 		}},
 		{Name: "TAILSCALE", Doc: "Reaching destinations through a tailnet.", Keys: []Key{
 			{Name: "enabled", Type: Bool, Default: "False", Doc: "Join the tailnet when the first SSH server or object store is opened, and reach through it what is in the tailnet."},
@@ -359,7 +359,7 @@ func currentSections() []Section {
 			{Name: "dir", Type: Path, Example: "/var/cache/backup-handler",
 				Doc: "Cache directory; unset means $XDG_CACHE_HOME/backup-handler or ~/.cache/backup-handler, for root without a home /var/cache/backup-handler."},
 			{Name: "max_size", Type: Size, Default: "1G",
-				Doc: "Most that is kept of the directories of each repository on another machine, so that they are not fetched again; the index comes on top."},
+				Doc: "Most that is kept of the directories of each repository on another machine, so that they are not fetched again, and, in another place, while a verification lasts; the index comes on top."},
 		}},
 		{Name: "LOG", Doc: "The application log, Logs/application.log in the state directory.", Keys: []Key{
 			{Name: "level", Type: Enum, Default: "info", Values: []string{"debug", "info", "warn", "error"},

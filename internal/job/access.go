@@ -48,7 +48,10 @@ type Access struct {
 	KDF         seal.KDF
 	CacheDir    string // "" for no cache
 	CacheSize   int64  // bytes of each remote repository's directories
-	Parity      int    // as in repo.Options
+	// Proving says that what is read has to come from the repositories themselves:
+	// what is kept of them on this machine is not used.
+	Proving bool
+	Parity  int // as in repo.Options
 	// Stores opens what a location names.
 	Stores *location.Settings
 	// Prompt asks for a passphrase, when nothing else opens a repository. nil:
@@ -344,6 +347,9 @@ func (a *Access) openStore(ctx context.Context, place string, b storage.Backend)
 	o := repo.Options{Credentials: a.Credentials, CacheDir: a.CacheDir, Parity: a.Parity}
 	if location.IsRemote(place) {
 		o.CacheBytes, o.Transfers, o.Reads = a.CacheSize, location.Transfers, location.Reads
+		if a.Proving {
+			o.CacheBytes, o.ScratchBytes = 0, a.CacheSize
+		}
 	}
 	r, err := a.tryKeys(ctx, b, o)
 	if errors.Is(err, seal.ErrWrongKey) && a.Prompt != nil {

@@ -123,7 +123,8 @@ func (r *BackupResult) Made() []*tree.Snapshot {
 
 // Backup runs one backup to several destinations: the source is read once, into
 // the first destination that can be reached, and so is each stream; the snapshots are
-// then copied to the others. Each destination and each stream succeeds or fails alone. The error is a *Failure when nothing could
+// then copied to the others. Each destination and each stream succeeds or fails alone,
+// also when the time is over. The error is a *Failure when nothing could
 // be done; else look at the result.
 func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, error) {
 	if o.MaxDuration <= 0 {
@@ -137,27 +138,26 @@ func Backup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, err
 		return res, err
 	}
 	ended := func(err error) bool { return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, limit) }
-	if res == nil || len(res.Made()) == 0 {
-		if !ended(err) {
-			return res, err
+	if err != nil && !ended(err) {
+		return res, err
+	}
+	// What was made is there, wherever nothing says otherwise: only what was still being
+	// made or copied was cut short, if anything was.
+	none := len(res.Made()) == 0
+	for _, d := range res.Destinations {
+		if ended(d.Err) || none && d.Err == nil {
+			d.Err = fmt.Errorf("%s: %w; the next run makes up for it", location.Redact(d.Location), limit)
 		}
+	}
+	if none {
 		return res, Fail(ExitPartial, limit, "what was stored is used by the next run; raise [NETWORK] max_duration or --max-duration if it is too short for what changes")
 	}
-	// A snapshot is there: only streams and copies were cut short, if anything was.
 	for i := range res.Streams {
 		if s := &res.Streams[i]; ended(s.Err) {
 			s.Err = limit
 		}
 	}
-	for _, d := range res.Destinations {
-		if ended(d.Err) {
-			d.Err = fmt.Errorf("%s: %w", d.Location, limit)
-		}
-	}
-	if ended(err) {
-		err = nil
-	}
-	return res, err
+	return res, nil
 }
 
 func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, error) {

@@ -197,7 +197,12 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 		return nil
 	}
 	defer rc.Close()
-	in := bufio.NewReaderSize(rc, 256<<10)
+	var scratched *keptFile
+	if t.kind == Metadata {
+		scratched = r.scratch.pack(t.id)
+		defer scratched.drop()
+	}
+	in := bufio.NewReaderSize(io.TeeReader(rc, scratched), 256<<10)
 	magic := make([]byte, len(packMagic))
 	io.ReadFull(in, magic)
 	if string(magic) != packMagic {
@@ -226,7 +231,8 @@ func (c *check) readPack(ctx context.Context, t *packTable) error {
 			return ctx.Err()
 		}
 	}
-	c.checkTable(ctx, t)
+	c.checkTable(ctx, t, offset, in)
+	scratched.keep()
 	if _, ok := c.protected[t.id]; ok {
 		if err := r.checkParity(ctx, t.id, t.size); err != nil && ctx.Err() == nil {
 			c.fault(err, place{}, nil)
@@ -266,9 +272,24 @@ func (c *check) open(ctx context.Context) {
 	}
 }
 
-// checkTable compares the pack's own table with the index's.
-func (c *check) checkTable(ctx context.Context, t *packTable) {
-	own, err := c.r.readTable(ctx, t.id, t.size)
+// maxTail bounds what is read at once behind the blocks of a pack: padding, table and
+// footer, together some thousandths of it.
+const maxTail = 4 << 20
+
+// checkTable compares the pack's own table with the index's. in is at the offset where
+// the blocks end; what it does not give is asked for.
+func (c *check) checkTable(ctx context.Context, t *packTable, offset uint32, in io.Reader) {
+	var own *packTable
+	err := error(ErrCorrupt)
+	if n := t.size - int64(offset); n >= footerBytes && n <= maxTail {
+		tail := make([]byte, n)
+		if _, rerr := io.ReadFull(in, tail); rerr == nil {
+			own, err = c.r.tableIn(t.id, t.size, tail)
+		}
+	}
+	if err != nil {
+		own, err = c.r.readTable(ctx, t.id, t.size)
+	}
 	if err == nil && !bytes.Equal(appendTable(nil, own), appendTable(nil, t)) {
 		err = fmt.Errorf("pack %s: %w: its table differs from the index", t.id.Short(), ErrCorrupt)
 	}

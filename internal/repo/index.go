@@ -992,39 +992,54 @@ func (r *Repository) list(ctx context.Context, dir string, unknown *[]string, fn
 
 // readTable reads the table at the end of a pack.
 func (r *Repository) readTable(ctx context.Context, id ID, size int64) (*packTable, error) {
-	corrupt := func(what string) error { return fmt.Errorf("pack %s: %w: %s", id.Short(), ErrCorrupt, what) }
 	if size < int64(len(packMagic)+footerBytes) || size > 1<<40 {
-		return nil, corrupt("size")
+		return nil, tableError(id, "size")
 	}
 	// Most tables fit in the first guess, so that one request is enough.
 	const guess = 64 << 10
-	tail, err := r.get(ctx, packName(id), max(0, size-guess), -1)
-	if err != nil {
-		return nil, fmt.Errorf("read table of pack %s: %w", id.Short(), err)
-	}
-	if int64(len(tail)) != min(size, guess) {
-		return nil, corrupt("truncated")
-	}
-	foot := tail[len(tail)-footerBytes:]
-	length, err := openFooter(r.keys, id, foot)
-	if err != nil {
-		return nil, corrupt("footer")
-	}
-	if length < nonceBytes+tagBytes || length > size-int64(len(packMagic)+footerBytes) {
-		return nil, corrupt("length of the table")
-	}
-	tail = tail[:len(tail)-footerBytes]
-	if length > int64(len(tail)) {
-		if tail, err = r.get(ctx, packName(id), size-footerBytes-length, length); err != nil {
+	for want := min(size, guess); ; {
+		tail, err := r.get(ctx, packName(id), size-want, -1)
+		if err != nil {
 			return nil, fmt.Errorf("read table of pack %s: %w", id.Short(), err)
 		}
-		if int64(len(tail)) != length {
-			return nil, corrupt("truncated")
+		if int64(len(tail)) != want {
+			return nil, tableError(id, "truncated")
 		}
+		t, err := r.tableIn(id, size, tail)
+		more, ok := errors.AsType[shortTail](err)
+		if !ok {
+			return t, err
+		}
+		want = int64(more)
+	}
+}
+
+// tableError is why a pack has no table.
+func tableError(id ID, what string) error {
+	return fmt.Errorf("pack %s: %w: %s", id.Short(), ErrCorrupt, what)
+}
+
+// shortTail says how many bytes of the end of a pack have its table.
+type shortTail int64
+
+func (shortTail) Error() string { return "the table begins before what was read" }
+
+// tableIn opens and decodes the table in the end of a pack. The error is a shortTail if
+// that does not have all of it.
+func (r *Repository) tableIn(id ID, size int64, tail []byte) (*packTable, error) {
+	length, err := openFooter(r.keys, id, tail[len(tail)-footerBytes:])
+	if err != nil {
+		return nil, tableError(id, "footer")
+	}
+	if length < nonceBytes+tagBytes || length > size-int64(len(packMagic)+footerBytes) {
+		return nil, tableError(id, "length of the table")
+	}
+	if tail = tail[:len(tail)-footerBytes]; length > int64(len(tail)) {
+		return nil, shortTail(length + footerBytes)
 	}
 	plain, err := openTable(r.keys, id, tail[int64(len(tail))-length:])
 	if err != nil {
-		return nil, corrupt("table")
+		return nil, tableError(id, "table")
 	}
 	body, err := unsqueeze(r.dec, plain)
 	if err != nil {
@@ -1039,7 +1054,7 @@ func (r *Repository) readTable(ctx context.Context, id ID, size int64) (*packTab
 		end += int64(t.blocks[i].stored)
 	}
 	if end > size-footerBytes-length {
-		return nil, corrupt("blocks overlap the table")
+		return nil, tableError(id, "blocks overlap the table")
 	}
 	return t, nil
 }

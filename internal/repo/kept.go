@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,7 +57,7 @@ func (k *keptDir) get(name string) []byte {
 	if k == nil {
 		return nil
 	}
-	path := filepath.Join(k.dir, name+keptSuffix)
+	path := k.path(name)
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil
@@ -73,31 +74,92 @@ func (k *keptDir) put(name string, data []byte) {
 	if k == nil || int64(len(data)) > k.bytes {
 		return
 	}
+	if f := k.create(name); f != nil {
+		f.Write(data)
+		f.keep()
+	}
+}
+
+// count notes that so many bytes are kept more, and keeps the bound.
+func (k *keptDir) count(n int64) {
+	if k.added.Add(n) > k.bytes*(100-trimTo)/100 {
+		k.added.Store(0)
+		k.trim()
+	}
+}
+
+// A keptFile is on its way into a keptDir. Writing to it never fails: what cannot be
+// written is not kept. A nil *keptFile is written to no file.
+type keptFile struct {
+	dir  *keptDir
+	name string
+	f    *os.File // nil: kept or dropped
+	n    int64
+	err  error
+}
+
+func (k *keptDir) path(name string) string { return filepath.Join(k.dir, name+keptSuffix) }
+
+// create begins a file; nil if that cannot be.
+func (k *keptDir) create(name string) *keptFile {
 	f, err := os.CreateTemp(k.dir, "*.tmp")
 	if err != nil {
-		return
+		return nil
 	}
-	_, err = f.Write(data)
-	if cerr := f.Close(); err == nil {
+	return &keptFile{dir: k, name: name, f: f}
+}
+
+var errTooMuch = errors.New("more than is kept")
+
+// Write implements io.Writer.
+func (f *keptFile) Write(p []byte) (int, error) {
+	if f == nil || f.err != nil {
+		return len(p), nil
+	}
+	if f.n += int64(len(p)); f.n > f.dir.bytes {
+		f.err = errTooMuch
+		return len(p), nil
+	}
+	_, f.err = f.f.Write(p)
+	return len(p), nil
+}
+
+// keep gives the file its name, and says whether it has it.
+func (f *keptFile) keep() bool {
+	if f == nil || f.f == nil {
+		return false
+	}
+	err := f.err
+	if cerr := f.f.Close(); err == nil {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(k.dir, name+keptSuffix))
+		err = os.Rename(f.f.Name(), f.dir.path(f.name))
 	}
 	if err != nil {
-		os.Remove(f.Name())
-		return
+		os.Remove(f.f.Name())
 	}
-	if k.added.Add(int64(len(data))) > k.bytes*(100-trimTo)/100 {
-		k.added.Store(0)
-		k.trim()
+	f.f = nil
+	if err != nil {
+		return false
+	}
+	f.dir.count(f.n)
+	return true
+}
+
+// drop removes the file unless it was kept.
+func (f *keptFile) drop() {
+	if f != nil && f.f != nil {
+		f.f.Close()
+		os.Remove(f.f.Name())
+		f.f = nil
 	}
 }
 
 // drop forgets what is kept under a name.
 func (k *keptDir) drop(name string) {
 	if k != nil {
-		os.Remove(filepath.Join(k.dir, name+keptSuffix))
+		os.Remove(k.path(name))
 	}
 }
 

@@ -114,7 +114,17 @@ func (r *Repository) openRaw(ctx context.Context, kind byte, id ID, raw []byte) 
 
 // readIndex reads an index object. What does not open or decode is ErrCorrupt.
 func (r *Repository) readIndex(ctx context.Context, id ID) (*indexObject, error) {
-	body, err := r.openObject(ctx, kindIndex, id)
+	if sealed := r.scratch.index(id); sealed != nil {
+		if body, err := r.openRaw(ctx, kindIndex, id, sealed); err == nil {
+			return decodeIndex(body)
+		}
+	}
+	sealed, err := r.get(ctx, objectName(kindIndex, id), 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	r.scratch.putIndex(id, sealed)
+	body, err := r.openRaw(ctx, kindIndex, id, sealed)
 	if err != nil {
 		return nil, err
 	}

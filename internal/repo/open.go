@@ -66,6 +66,11 @@ type Repository struct {
 	recent blockCache
 
 	kept      *keptDir // nil: none
+	scratch   *scratch // of the proof under way; nil: none
+	scratchIn string   // directory; "": none
+	// scratchBytes bounds a scratch.
+	scratchBytes int64
+
 	transfers int
 	reads     int
 
@@ -104,6 +109,9 @@ type Options struct {
 	// CacheBytes is how much of the metadata is kept in CacheDir beside the index, in
 	// bytes: for a store that is slow to ask.
 	CacheBytes int64
+	// ScratchBytes is how much of it a proof of such a store may hold there while it
+	// lasts: see Prove.
+	ScratchBytes int64
 	// Transfers is how many packs are worth storing at a time, if that is more than
 	// the engine's own measure: while one waits for an answer, others fill the line.
 	Transfers int
@@ -403,6 +411,9 @@ func open(ctx context.Context, b, from storage.Backend, o Options) (*Repository,
 	r.index.cache = openCache(o.CacheDir, r.id)
 	r.kept = openKept(o.CacheDir, r.id, o.CacheBytes)
 	r.transfers, r.reads = o.Transfers, o.Reads
+	if r.index.cache != nil {
+		r.scratchIn, r.scratchBytes = r.index.cache.dir, o.ScratchBytes
+	}
 	return r, nil
 }
 

@@ -158,6 +158,15 @@ func (r *Repository) fetchBlock(ctx context.Context, b *Block, sealed []byte) er
 // readMetadata is ReadBlock for a block of metadata, which may be kept on this
 // machine.
 func (r *Repository) readMetadata(ctx context.Context, b *Block) ([]byte, error) {
+	if r.scratch != nil {
+		sealed := sealedBuffer(b.Stored)
+		defer sealedBuffers.Put(sealed)
+		if r.scratch.block(ctx, r, b, *sealed) {
+			if plain, err := r.openBlock(ctx, b, *sealed, nil); err == nil {
+				return plain, nil
+			}
+		}
+	}
 	if r.kept == nil {
 		return r.ReadBlock(ctx, b, nil)
 	}

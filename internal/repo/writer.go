@@ -54,6 +54,9 @@ const (
 	// commitWithin bounds the time between the last look at the condemned lists
 	// and the snapshot: half the least grace period (docs/format.md §9).
 	commitWithin = 30 * time.Minute
+	// lastMoment is how much longer than its run the storing of a snapshot may take:
+	// the run would not know otherwise whether it is there.
+	lastMoment = 10 * time.Second
 	// A run is announced after announceAfter, and again at most every announceEvery
 	// (docs/format.md §9): until then there is little to lose.
 	announceAfter = time.Minute
@@ -655,7 +658,8 @@ func (w *Writer) stop() bool {
 
 // Commit flushes, checks that nothing that this run relied on was condemned
 // meanwhile, and stores the snapshot: the commit point. On any error there is no
-// such snapshot, but for an error of the store's after it took effect.
+// such snapshot, but for an error of the store's after it took effect. The end of the
+// run's context leaves lastMoment to a snapshot that is on its way.
 func (w *Writer) Commit(id ID, snapshot []byte) error {
 	defer w.cancel(context.Canceled)
 	if err := w.Flush(); err != nil {
@@ -671,7 +675,12 @@ func (w *Writer) Commit(id ID, snapshot []byte) error {
 	if d := time.Now().Round(0).Sub(start); d < 0 || d > commitWithin {
 		return fmt.Errorf("the last check of the store took too long: %w", ErrRaced)
 	}
-	n, err := w.r.putSealed(ctx, kindSnapshot, id, w.r.sealSnapshot(w.sealer, id, squeeze(w.r.enc, snapshot)))
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	last, done := finishing(w.ctx, start.Add(commitWithin))
+	defer done()
+	n, err := w.r.putSealed(last, kindSnapshot, id, w.r.sealSnapshot(w.sealer, id, squeeze(w.r.enc, snapshot)))
 	if err != nil {
 		return fmt.Errorf("store snapshot: %w", err)
 	}
@@ -680,6 +689,20 @@ func (w *Writer) Commit(id ID, snapshot []byte) error {
 		w.r.remove(ctx, kindRun, w.run.id) // else a pruner does, later
 	}
 	return nil
+}
+
+// finishing is a context for what is better finished once it is begun: it ends at the
+// deadline, or lastMoment after ctx has ended.
+func finishing(ctx context.Context, deadline time.Time) (_ context.Context, done func()) {
+	last, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(lastMoment):
+			cancel()
+		case <-last.Done():
+		}
+	})
+	return last, func() { stop(); cancel() }
 }
 
 // Abort ends the run without a snapshot. Packs that are complete stay, and so

@@ -54,7 +54,7 @@ func (s *Store) openObject(ctx context.Context, c *session, name string, off, le
 		return nil, err
 	}
 	start, end := byteRange(info.Size(), off, length)
-	r := &reader{ctx: ctx, store: s, c: c, file: f, name: name, next: start, end: end}
+	r := &reader{ctx: ctx, store: s, c: c, file: f, name: name, asker: storage.Ask(ctx), next: start, end: end}
 	s.pool.load(c, 1)
 	r.ahead()
 	return r, nil
@@ -104,6 +104,7 @@ type reader struct {
 	c      *session
 	file   *sftp.File
 	name   string
+	asker  *storage.Asker
 	next   int64 // where the next request begins
 	end    int64
 	queue  []*piece // requests in order
@@ -122,12 +123,15 @@ type piece struct {
 // ahead makes requests until the window is full.
 func (r *reader) ahead() {
 	for window := r.store.pool.share(r.c, readWindow); len(r.queue) < window && r.next < r.end; {
-		n := min(r.store.packet(r.c), r.end-r.next)
+		n := r.asker.Most(min(r.store.packet(r.c), r.end-r.next))
 		p := &piece{done: make(chan struct{}), buf: r.store.buffers.Get().(*[]byte)}
 		p.data = (*p.buf)[:n]
-		off := r.next
+		off, turn := r.next, r.asker.Reserve(n)
 		go func() {
 			defer close(p.done)
+			if p.err = turn(r.ctx); p.err != nil {
+				return
+			}
 			n, err := request(r.c, func(*sftp.Client) (int, error) { return r.file.ReadAt(p.data, off) })
 			switch {
 			case n == len(p.data):

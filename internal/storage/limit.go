@@ -5,34 +5,42 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/limit"
 )
 
 const (
-	// burstsPerSecond says how finely a rate is kept: a tenth of a second's worth
-	// may pass at once.
-	burstsPerSecond = 10
-	// minBurst keeps slow rates from cutting data into crumbs, maxBurst any from
+	// piecesPerSecond says how finely a rate is kept: content moves in pieces of at
+	// most a tenth of a second's worth, each when its time is over.
+	piecesPerSecond = 10
+	// minPiece keeps slow rates from cutting data into crumbs, maxPiece any from
 	// overflowing an int.
-	minBurst = 4 << 10
-	maxBurst = 1 << 30
+	minPiece = 4 << 10
+	maxPiece = 1 << 30
+	// slack is how much of the time that somebody came late, because the machine or
+	// the line was busy, is made up for. Who was away for longer begins anew: a pause
+	// earns nothing.
+	slack = time.Second / piecesPerSecond
 )
 
 // A Rate is a limit in bytes per second, shared by all transfers of all backends
 // that were given it. nil is no limit. It may be used concurrently.
+//
+// In any time, what passes is at most what the rate allows for that time and slack; from
+// the start of a transfer, or after a pause, at most what the rate allows.
 type Rate struct{ limiters []*limiter }
 
 // A limiter is one limit, which may depend on the time of day.
 type limiter struct {
-	*rate.Limiter
-	periods []Period
+	periods []Period // nil: always the same
 	now     func() time.Time
-	current atomic.Int64 // bytes per second, 0 for no limit; of a schedule
+
+	mu             sync.Mutex
+	bytesPerSecond int64     // 0 is no limit
+	free           time.Time // when the time of all that was let pass is over
+	last           time.Time // when somebody was let pass last
 }
 
 // A Period is a part of each day, in local time.
@@ -51,17 +59,12 @@ func (p Period) contains(at time.Duration) bool {
 	return at >= p.From || at < p.To
 }
 
-// NewRate returns a limit; nil, which is none, for 0. Up to a tenth of a second's
-// worth, but at least 4 KiB, passes at once.
+// NewRate returns a limit; nil, which is none, for 0.
 func NewRate(bytesPerSecond int64) *Rate {
 	if bytesPerSecond <= 0 {
 		return nil
 	}
-	return &Rate{[]*limiter{{Limiter: rate.NewLimiter(rate.Limit(bytesPerSecond), burst(bytesPerSecond))}}}
-}
-
-func burst(bytesPerSecond int64) int {
-	return int(min(max(bytesPerSecond/burstsPerSecond, minBurst), maxBurst))
+	return &Rate{[]*limiter{{bytesPerSecond: bytesPerSecond}}}
 }
 
 // NewSchedule returns a limit that depends on the time of day: that of the first
@@ -71,13 +74,13 @@ func NewSchedule(periods []Period, now func() time.Time) *Rate {
 	if len(periods) == 0 {
 		return nil
 	}
-	return &Rate{[]*limiter{{Limiter: rate.NewLimiter(rate.Inf, 0), periods: periods, now: now}}}
+	return &Rate{[]*limiter{{periods: periods, now: now}}}
 }
 
-// adjust puts the limit of this time of day into effect.
-func (l *limiter) adjust() {
+// rate is the limit of this time of day. The caller holds mu.
+func (l *limiter) rate() int64 {
 	if l.periods == nil {
-		return
+		return l.bytesPerSecond
 	}
 	now := l.now()
 	at := time.Duration(now.Hour())*time.Hour + time.Duration(now.Minute())*time.Minute + time.Duration(now.Second())*time.Second
@@ -88,15 +91,47 @@ func (l *limiter) adjust() {
 			break
 		}
 	}
-	if l.current.Swap(want) == want {
-		return
+	if l.bytesPerSecond != want {
+		// What waits for the old one does not hold up the new one.
+		l.bytesPerSecond, l.free = want, time.Time{}
 	}
-	if want == 0 {
-		l.SetLimit(rate.Inf)
-		return
+	return want
+}
+
+// most is how many bytes are a piece.
+func (l *limiter) most() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rate := l.rate()
+	if rate == 0 {
+		return maxPiece
 	}
-	l.SetBurst(burst(want))
-	l.SetLimit(rate.Limit(want))
+	return int(min(max(rate/piecesPerSecond, minPiece), maxPiece))
+}
+
+// reserve takes the time of n bytes, and returns when it is over. Who comes first is
+// first served.
+func (l *limiter) reserve(n int) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	rate := l.rate()
+	if rate == 0 {
+		return now
+	}
+	from := now
+	if now.Sub(l.last) <= slack {
+		from = now.Add(-slack)
+	}
+	if l.free.Before(from) {
+		l.free = from
+	}
+	l.free = l.free.Add(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
+	l.last = now
+	if l.free.After(now) {
+		l.last = l.free
+	}
+	return l.free
 }
 
 // And returns the limit of whoever has to keep both.
@@ -110,50 +145,53 @@ func (r *Rate) And(other *Rate) *Rate {
 	return &Rate{slices.Concat(r.limiters, other.limiters)}
 }
 
-// piece bounds what may pass at once: the limiter refuses more.
+// piece is what may move at once.
 func (r *Rate) piece(p []byte) []byte {
 	if r == nil {
 		return p
 	}
-	n := len(p)
-	for _, l := range r.limiters {
-		if l.adjust(); l.Limit() != rate.Inf {
-			n = min(n, l.Burst())
-		}
-	}
-	return p[:n]
+	return p[:r.most(len(p))]
 }
 
-// wait returns when n bytes, at most a piece, may pass. The error is the context's.
-func (r *Rate) wait(ctx context.Context, n int) error {
-	if r == nil {
+// most is how many of n bytes may move at once.
+func (r *Rate) most(n int) int {
+	if r != nil {
+		for _, l := range r.limiters {
+			n = min(n, l.most())
+		}
+	}
+	return n
+}
+
+// reserve takes the time of n bytes, and returns when they may pass.
+func (r *Rate) reserve(n int) (at time.Time) {
+	if r == nil || n == 0 {
+		return at
+	}
+	for _, l := range r.limiters {
+		if t := l.reserve(n); t.After(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+// wait returns when n bytes may pass. The error is the context's.
+func (r *Rate) wait(ctx context.Context, n int) error { return waitUntil(ctx, r.reserve(n)) }
+
+func waitUntil(ctx context.Context, at time.Time) error {
+	d := time.Until(at)
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
 		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
-	for _, l := range r.limiters {
-		err := l.waitAll(ctx, n)
-		if err != nil && ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil { // it would be too late when our turn comes
-			return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
-		}
-	}
-	return nil
-}
-
-// waitAll is WaitN for a burst that a schedule may just have made smaller.
-func (l *limiter) waitAll(ctx context.Context, n int) error {
-	for n > 0 {
-		part := n
-		if l.Limit() != rate.Inf {
-			part = min(n, l.Burst())
-		}
-		if err := l.WaitN(ctx, part); err != nil {
-			return err
-		}
-		n -= part
-	}
-	return nil
 }
 
 // Limits bound what goes through a backend: Upload the content of objects written,

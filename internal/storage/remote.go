@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,7 +33,8 @@ type Objects interface {
 	// leaves is not an object.
 	Put(ctx context.Context, name string, content io.ReaderAt, size int64) error
 
-	// Get is that of a Backend.
+	// Get is that of a Backend. What asks for an object part by part, ahead of whoever
+	// reads it, lets [Ask] say when.
 	Get(ctx context.Context, name string, off, length int64) (io.ReadCloser, error)
 
 	// List is that of a Backend.
@@ -189,19 +191,52 @@ var errStalled = errors.New("no data was transferred for too long")
 type watch struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	timer  *time.Timer
 	stall  time.Duration
+
+	mu    sync.Mutex
+	timer *time.Timer
+	on    bool // somebody waits for the transfer
+	rated int  // of those who move it, how many wait for the rate, which is no standstill
 }
 
 func newWatch(ctx context.Context, stall time.Duration) *watch {
-	w := &watch{stall: stall}
+	w := &watch{stall: stall, on: true}
 	w.ctx, w.cancel = context.WithCancelCause(ctx)
 	w.timer = time.AfterFunc(stall, func() { w.cancel(errStalled) })
 	return w
 }
 
-func (w *watch) moved() { w.timer.Reset(w.stall) }
-func (w *watch) pause() { w.timer.Stop() }
+func (w *watch) moved() { w.set(true, 0) }
+func (w *watch) pause() { w.set(false, 0) }
+
+func (w *watch) set(on bool, rated int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.on = on
+	w.adjust(rated)
+}
+
+// adjust counts those who wait for the rate. The caller holds mu.
+func (w *watch) adjust(rated int) {
+	if w.rated += rated; w.on && w.rated == 0 {
+		w.timer.Reset(w.stall)
+	} else {
+		w.timer.Stop()
+	}
+}
+
+// until waits for the rate.
+func (w *watch) until(ctx context.Context, at time.Time) error {
+	w.count(1)
+	defer w.count(-1)
+	return waitUntil(ctx, at)
+}
+
+func (w *watch) count(rated int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.adjust(rated)
+}
 
 func (w *watch) end() {
 	w.timer.Stop()
@@ -391,6 +426,11 @@ func (w *remoteWriter) Abort() {
 	}
 }
 
+// sendBytes is what a client may send with one request, and the rate lets pass as one:
+// of requests under way together each would else be let pass in part, and all of them
+// leave at the same time.
+const sendBytes = 256 << 10
+
 // sending is content on its way: limited, and watched.
 type sending struct {
 	content io.ReaderAt
@@ -401,11 +441,11 @@ type sending struct {
 func (s *sending) ReadAt(p []byte, off int64) (int, error) {
 	done := 0
 	for {
-		piece := s.rate.piece(p[done:])
-		s.watch.pause() // waiting for the rate is no standstill
-		err := s.rate.wait(s.watch.ctx, len(piece))
-		s.watch.moved()
-		if err != nil {
+		piece := p[done:]
+		if len(piece) > sendBytes {
+			piece = piece[:max(s.rate.most(len(piece)), sendBytes)]
+		}
+		if err := s.watch.until(s.watch.ctx, s.rate.reserve(len(piece))); err != nil {
 			return done, err
 		}
 		n, err := s.content.ReadAt(piece, off+int64(done))
@@ -413,6 +453,41 @@ func (s *sending) ReadAt(p []byte, off int64) (int, error) {
 			return done, err
 		}
 	}
+}
+
+// An Asker says how much of an object may be asked for, and when: what is read ahead
+// counts when it is asked for, not when somebody takes it. A nil *Asker knows no limit.
+type Asker struct {
+	watch *watch
+	rate  *Rate
+	asked atomic.Bool
+}
+
+type askerKey struct{}
+
+// Ask returns the Asker of a Get, by its context; nil for no limit.
+func Ask(ctx context.Context) *Asker {
+	a, _ := ctx.Value(askerKey{}).(*Asker)
+	return a
+}
+
+// Most is how many of n bytes may be asked for at once.
+func (a *Asker) Most(n int64) int64 {
+	if a == nil {
+		return n
+	}
+	return int64(a.rate.most(int(min(n, maxPiece))))
+}
+
+// Reserve takes the time of n bytes. wait returns when they may be asked for; its error
+// is the context's.
+func (a *Asker) Reserve(n int64) (wait func(context.Context) error) {
+	if a == nil {
+		return context.Context.Err
+	}
+	a.asked.Store(true)
+	at := a.rate.reserve(int(n))
+	return func(ctx context.Context) error { return a.watch.until(ctx, at) }
 }
 
 // Unpaced returns content to be read without being sent, for a checksum: reading it
@@ -446,6 +521,7 @@ type remoteReader struct {
 
 	body     io.ReadCloser
 	watch    *watch
+	asker    *Asker // nil: no limit
 	attempts attempts
 	err      error // the end
 }
@@ -472,7 +548,12 @@ func (g *remoteReader) request() error {
 	} else if length >= 0 {
 		length -= g.got
 	}
-	body, err := g.r.objects.Get(g.watch.ctx, g.name, off, length)
+	ctx := g.watch.ctx
+	if g.asker = nil; g.r.o.Limits.Download != nil {
+		g.asker = &Asker{watch: g.watch, rate: g.r.o.Limits.Download}
+		ctx = context.WithValue(ctx, askerKey{}, g.asker)
+	}
+	body, err := g.r.objects.Get(ctx, g.name, off, length)
 	if err != nil {
 		return g.watch.why(err)
 	}
@@ -502,8 +583,10 @@ func (g *remoteReader) Read(p []byte) (int, error) {
 		g.got += int64(n)
 		if n > 0 {
 			g.attempts.count = 0
-			if werr := g.r.o.Limits.Download.wait(g.ctx, n); werr != nil {
-				err = werr
+			if g.asker != nil && !g.asker.asked.Load() {
+				if werr := g.asker.rate.wait(g.ctx, n); werr != nil {
+					err = werr
+				}
 			}
 		}
 		switch {

@@ -20,7 +20,8 @@
 //
 // Memory: some 40 bytes for each page of each directory that is whole (one or more
 // a directory, about 250 files each in large ones), 24 for each pack, and the
-// report, which is bounded.
+// report, which is bounded. Of a distant repository, metadata that was read stays on this
+// machine until the end, so that each of its packs is read once (repo.Prove).
 //
 // verify.go: options, report, order of a run. walk.go: the trees. sample.go: which
 // packs are read. have.go: which snapshots still have something.
@@ -170,6 +171,7 @@ func Run(ctx context.Context, r *repo.Repository, o Options) (*Report, error) {
 		whole:  make(map[repo.ID]struct{}),
 		failed: make(map[repo.ID]error),
 	}
+	defer r.Prove()()
 	o.Progress(StageIndex, 0, 0)
 	// Snapshots come first: what one of them needs was in the index before it.
 	raw, err := r.Snapshots(ctx)
