@@ -117,6 +117,7 @@ func TestTextfileIsReadable(t *testing.T) {
 // TestTraces: a collector gets a trace of each run, a failed one too, with the header that
 // only it may see.
 func TestTraces(t *testing.T) {
+	t.Parallel()
 	type span struct {
 		TraceID, SpanID, ParentSpanID, Name string
 		Status                              struct {
@@ -173,6 +174,7 @@ func TestTraces(t *testing.T) {
 
 // TestStatusColours: on a terminal only, and not with NO_COLOR.
 func TestStatusColours(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	config, _ := scheduled(w, "backup = every 300d\n")
 	w.want(ok, "backup", "--config", config)
