@@ -33,7 +33,8 @@ test: go
 		/usr/sbin/mariadbd=mariadb-server mariadb-dump=mariadb-client mariadb-binlog=mariadb-server \
 		psql=postgresql-client pg_ctlcluster=postgresql
 	@sh scripts/tools azurite promtool & loaded=$$!; sh scripts/tools versitygw fake-gcs-server mailpit && wait $$loaded # one loads while the other compiles
-	$(GO) test -timeout 30m ./...
+	@# Tests wait half of their time, for disks and servers: two packages for each processor.
+	$(GO) test -p $$((2 * $$(getconf _NPROCESSORS_ONLN))) -timeout 30m ./...
 
 check: test lint race fuzz vuln
 

@@ -146,7 +146,8 @@ func TestSlowLine(t *testing.T) {
 }
 
 // TestFrozen: a network that drops everything. Each command ends, in bounded time,
-// and says what it did not do; what was there stays whole.
+// and says what it did not do; what was there stays whole. Alone:
+// a network counts as frozen after a second.
 func TestFrozen(t *testing.T) {
 	for name, start := range disturbed {
 		t.Run(name, func(t *testing.T) {

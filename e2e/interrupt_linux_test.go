@@ -48,7 +48,7 @@ func waitFor(t *testing.T, what string, cond func() bool) {
 }
 
 // TestSignals: a run that is told to stop does so at once, and nothing that it has
-// stored is lost.
+// stored is lost. Alone: it measures how soon.
 func TestSignals(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run(sig.String(), func(t *testing.T) {

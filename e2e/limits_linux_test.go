@@ -78,6 +78,7 @@ func TestRateLimitInterrupted(t *testing.T) {
 }
 
 // TestCPULimit: a run of so much processor time takes at least so long.
+// Alone: it measures processor time.
 func TestCPULimit(t *testing.T) {
 	const share = 0.2
 	// Nobody asks before the limit is known and after the last piece of work.

@@ -274,7 +274,8 @@ func TestPreflightLabels(t *testing.T) {
 }
 
 // TestPreflightMounts: what /etc/fstab has and is not mounted is refused, wherever it
-// is, or mounted, if that is asked for.
+// is, or mounted, if that is asked for. Alone: what another test unmounts meanwhile stays
+// mounted in its namespace.
 func TestPreflightMounts(t *testing.T) {
 	w := newWorld(t)
 	needRoot(t, "it mounts file systems in a mount namespace of its own")

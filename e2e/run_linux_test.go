@@ -299,7 +299,8 @@ func TestRunHookThatHangs(t *testing.T) {
 	})
 }
 
-// TestRunHookThatFloods: 100 MB of anything fill neither memory nor the log.
+// TestRunHookThatFloods: 100 MB of anything fill neither memory nor the log. Alone:
+// it measures memory.
 func TestRunHookThatFloods(t *testing.T) {
 	w := newRunWorld(t)
 	memory := func(hook string) int64 {

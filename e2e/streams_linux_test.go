@@ -420,7 +420,8 @@ func TestStreamInterrupted(t *testing.T) {
 	}
 }
 
-// TestLargeStream: memory does not grow with what a command prints.
+// TestLargeStream: memory does not grow with what a command prints. Alone: it measures
+// memory.
 func TestLargeStream(t *testing.T) {
 	if testing.Short() {
 		t.Skip("300 MB")
