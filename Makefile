@@ -32,8 +32,9 @@ test: go
 		mkfs.btrfs=btrfs-progs dbus-daemon=dbus gnome-keyring-daemon=gnome-keyring secret-tool=libsecret-tools systemd-analyze=systemd \
 		/usr/sbin/mariadbd=mariadb-server mariadb-dump=mariadb-client mariadb-binlog=mariadb-server \
 		psql=postgresql-client pg_ctlcluster=postgresql
-	@sh scripts/tools versitygw fake-gcs-server azurite mailpit promtool
-	$(GO) test -timeout 30m ./...
+	@sh scripts/tools azurite promtool & loaded=$$!; sh scripts/tools versitygw fake-gcs-server mailpit && wait $$loaded # one loads while the other compiles
+	@# Tests wait half of their time, for disks and servers: two packages for each processor.
+	$(GO) test -p $$((2 * $$(getconf _NPROCESSORS_ONLN))) -timeout 30m ./...
 
 check: test lint race fuzz vuln
 
@@ -41,10 +42,11 @@ lint: vet
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt-ed: $$out" >&2; exit 1; }
 	$(GO) run $(STATICCHECK) ./...
 
-vet:
+vet: go
 	$(GO) vet ./...
-	GOOS=darwin $(GO) vet ./...
-	GOOS=windows $(GO) vet ./...
+	$(GO) -C scripts/vet build -o $(CURDIR)/build/vet .
+	GOOS=darwin build/vet ./...
+	GOOS=windows build/vet ./...
 
 # Where goroutines share state. The race detector needs cgo.
 race: go

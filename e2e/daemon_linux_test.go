@@ -83,6 +83,7 @@ func lastDue(t *testing.T, w *world, kind string) time.Time {
 // TestDaemon: backups come when they are due, a new configuration counts when the daemon
 // is told, a bad one does not, and systemd hears what it has to.
 func TestDaemon(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	bus := listen(w)
 	config, dest := scheduled(w, "backup = every 2s\n")
@@ -157,6 +158,7 @@ func alive(pid int) bool {
 
 // TestDaemonStops: a run is interrupted cleanly, and made up for by the next daemon.
 func TestDaemonStops(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	config, dest, signal, end, pid := slow(t, w, "backup = every 3s")
 	child := jobOf(pid)
@@ -187,6 +189,7 @@ func TestDaemonStops(t *testing.T) {
 // TestDaemonKilled: its run lives on; the next daemon waits for it, and makes up for what
 // was due meanwhile, once.
 func TestDaemonKilled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	config, dest, signal, end, pid := slow(t, w, "backup = every 3s")
 	child := jobOf(pid)
@@ -219,6 +222,7 @@ func TestDaemonKilled(t *testing.T) {
 // TestDaemonFinishes: with on_stop = finish the run ends first; a second signal
 // interrupts it.
 func TestDaemonFinishes(t *testing.T) {
+	t.Parallel()
 	for _, hurry := range []bool{false, true} {
 		t.Run(fmt.Sprint("hurry=", hurry), func(t *testing.T) {
 			w := newWorld(t)
@@ -247,6 +251,7 @@ func TestDaemonFinishes(t *testing.T) {
 
 // TestScheduled: the command line of 2.5.
 func TestScheduled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	config, dest := scheduled(w, "backup = every 1s\n")
 	c, end := w.start("--config", config, "--scheduled", "--exclude", "*.tmp")

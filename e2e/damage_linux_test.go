@@ -54,6 +54,7 @@ func flip(t *testing.T, path string) {
 // it, restore gives everything back that is whole, under its final name only if it
 // is whole, and says what is not, and a backup heals what the source still has.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.path("src"), w.path("repo")
 	for i := range 30 { // several packs
@@ -244,6 +245,7 @@ func snapshotDamage(t *testing.T, w *world, dest, src, id, first, last, way stri
 
 // What one snapshot has lost, another may still have: the restore says which.
 func TestLostButElsewhere(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.path("src"), w.path("repo")
 	file := w.write(filestest.Bytes("v1", 100_000), "src", "file")

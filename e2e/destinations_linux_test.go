@@ -12,6 +12,7 @@ import (
 // TestSeveralDestinations: each succeeds or fails alone; one that was away, or is
 // new, catches up.
 func TestSeveralDestinations(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, a, b, c := w.tree(10, "src"), w.path("a"), w.path("b"), w.path("c")
 	rep := w.backup(ok, encrypted(src, a, b)...)
@@ -87,6 +88,7 @@ func TestSeveralDestinations(t *testing.T) {
 
 // All destinations are away: refused, each is named.
 func TestNoDestination(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src := w.tree(1, "src")
 	x, y := w.write(nil, "x"), w.write(nil, "y")
@@ -96,6 +98,7 @@ func TestNoDestination(t *testing.T) {
 
 // Below /mnt and the like nothing is made while nothing is mounted.
 func TestNotMounted(t *testing.T) {
+	t.Parallel()
 	needRoot(t, "it makes a directory in /mnt")
 	dir, err := os.MkdirTemp("/mnt", "bh-e2e-")
 	if err != nil {
@@ -123,6 +126,7 @@ func TestNotMounted(t *testing.T) {
 
 // One destination is full: it fails alone, and catches up when it has room.
 func TestOneFull(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src := bigSource(w, 10)
 	small, large := w.mkdir("small"), w.path("large")

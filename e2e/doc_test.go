@@ -10,6 +10,8 @@
 // below $TMPDIR are used. $E2E_BINARY names a binary to test instead of building
 // one.
 //
+// Tests run side by side; those that must be alone say why.
+//
 // harness: how the program is run. kinds: every kind of file. trees: real trees.
 // modes: what each mode reads. refusals: bad input. damage: damaged repositories.
 // interrupt: signals and kills. destinations: several of them. keys: encryption.

@@ -70,6 +70,7 @@ func (w *world) drillConfig(lines string) string {
 // TestDrill: what passes, by sample and whole, of the latest and of an older snapshot,
 // and what is kept of it.
 func TestDrill(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(20, "src"), w.path("repo")
 	must(t, os.Symlink("d1/f001", w.path("src", "link")))
@@ -137,6 +138,7 @@ func TestDrill(t *testing.T) {
 
 // TestDrillFinds: what is damaged, and what is not what it was, by name.
 func TestDrillFinds(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(10, "src"), w.path("repo")
 	id := w.backup(ok, encrypted(src, dest)...).Snapshot
@@ -204,6 +206,7 @@ func flipBit(t *testing.T, name string, at int64) {
 
 // TestDrillCommand: the command of the configuration judges what was restored.
 func TestDrillCommand(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(6, "src"), w.path("repo")
 	id := w.backup(ok, encrypted(src, dest)...).Snapshot
@@ -271,6 +274,7 @@ func TestDrillCommand(t *testing.T) {
 
 // TestDrillInterrupted: nothing stays, whenever it is interrupted, nor a process.
 func TestDrillInterrupted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := bigSource(w, 40), w.path("repo")
 	for i := range 2000 {
@@ -311,6 +315,7 @@ func TestDrillInterrupted(t *testing.T) {
 // TestDrillKilled: the next drill removes what one has left that was killed, and nothing
 // of one that goes on.
 func TestDrillKilled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(6, "src"), w.path("repo")
 	w.backup(ok, encrypted(src, dest)...)
@@ -360,6 +365,7 @@ func read(t *testing.T, name string) []byte {
 
 // TestDrillNoRoom: what does not fit is not begun.
 func TestDrillNoRoom(t *testing.T) {
+	t.Parallel()
 	needRoot(t, "a small file system")
 	w := newWorld(t)
 	src, dest := w.tree(6, "src"), w.path("repo")
@@ -375,6 +381,7 @@ func TestDrillNoRoom(t *testing.T) {
 
 // TestDrillUnprivileged: who cannot give files away, or make them setuid, can drill.
 func TestDrillUnprivileged(t *testing.T) {
+	t.Parallel()
 	needRoot(t, "to be somebody else")
 	w := newWorld(t)
 	src, dest := w.tree(6, "src"), w.path("repo")

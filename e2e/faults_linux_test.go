@@ -66,6 +66,7 @@ func stored(t *testing.T, dir string) (objects, all int64) {
 // TestCuts: a backup whose connections are cut twenty times succeeds, and stores
 // little twice.
 func TestCuts(t *testing.T) {
+	t.Parallel()
 	for name, start := range disturbed {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -126,6 +127,7 @@ func TestCuts(t *testing.T) {
 
 // TestSlowLine: a long and narrow line takes time, and nothing else.
 func TestSlowLine(t *testing.T) {
+	t.Parallel()
 	for name, start := range disturbed {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -144,7 +146,8 @@ func TestSlowLine(t *testing.T) {
 }
 
 // TestFrozen: a network that drops everything. Each command ends, in bounded time,
-// and says what it did not do; what was there stays whole.
+// and says what it did not do; what was there stays whole. Alone:
+// a network counts as frozen after a second.
 func TestFrozen(t *testing.T) {
 	for name, start := range disturbed {
 		t.Run(name, func(t *testing.T) {
@@ -224,6 +227,7 @@ func meddler(t *testing.T, s *s3test.Server, request func(w http.ResponseWriter,
 // TestCorruptUpload: what is changed on its way to the server is refused there, sent
 // again, and never stored.
 func TestCorruptUpload(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := s3test.Start(t, s3test.Options{})
 	s.MakeBucket(t, "bucket")
@@ -258,6 +262,7 @@ func TestCorruptUpload(t *testing.T) {
 
 // TestCorruptDownload: what is changed on its way from the server is noticed.
 func TestCorruptDownload(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := s3test.Start(t, s3test.Options{})
 	s.MakeBucket(t, "bucket")
@@ -297,6 +302,7 @@ func TestCorruptDownload(t *testing.T) {
 // one line, with the destination and the cause, and what to do in another; others go
 // on; no secret is told.
 func TestRemoteRefusals(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ssh := sftptest.Start(t, sftptest.Config{})
 	readOnly := sftptest.Start(t, sftptest.Config{ReadOnly: true})
@@ -419,6 +425,7 @@ func TestRemoteRefusals(t *testing.T) {
 
 // TestFullServer: a server whose disk is full fails alone, and catches up.
 func TestFullServer(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src := bigSource(w, 4)
 	ssh := sftptest.Start(t, sftptest.Config{})

@@ -48,6 +48,7 @@ func together(t *testing.T, fleet []host, args func(h host) []string) {
 // very first run, in which all of them try to create the repositories. Everything is
 // whole, and each host's snapshots restore what it had.
 func TestFleet(t *testing.T) {
+	t.Parallel()
 	const rounds = 3
 	fleet := newFleet(t, 4)
 	w := fleet[0].world

@@ -18,6 +18,7 @@ func letters(i int) []byte {
 // TestGuard: half of the files are encrypted between two runs. The run is suspicious, its
 // destinations are told alike, retention stands still, and what was before comes back.
 func TestGuard(t *testing.T) {
+	t.Parallel()
 	const files = 300
 	w := newWorld(t)
 	for i := range files {

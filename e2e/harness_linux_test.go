@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,14 +33,22 @@ const (
 // nobody is who runs the program without privileges.
 const nobody = 65534
 
-// timeout is how long one execution may take.
+// timeout is how long one execution may take, and anything that is waited for.
 const timeout = 3 * time.Minute
+
+// atOnce is how many tests run side by side at least, whatever the number of
+// processors: most of them wait, for servers, disks, rates and schedules, longer than they
+// compute.
+const atOnce = 6
 
 // binary is the program under test.
 var binary string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if p := flag.Lookup("test.parallel"); p.Value.String() == p.DefValue && runtime.GOMAXPROCS(0) < atOnce {
+		p.Value.Set(strconv.Itoa(atOnce))
+	}
 	os.Exit(func() int {
 		if binary = os.Getenv("E2E_BINARY"); binary != "" {
 			return m.Run()

@@ -50,6 +50,7 @@ func rot(t *testing.T, repo string, seed uint64, share float64) (sectors int) {
 // A disk that rots: with repair data a restore gives everything back all the same, and
 // verify --heal makes the repository whole, so that it needs the repair data no longer.
 func TestHealRot(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, repo := bigSource(w, 15), w.path("repo")
 	w.write([]byte("[REPOSITORY]\nparity = 10%\n"), "parity.ini")
@@ -98,6 +99,7 @@ func TestHealRot(t *testing.T) {
 // The disk becomes full during a prune that has to move something: nothing is lost, and
 // with room again it goes on.
 func TestPruneFull(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	disk := w.mkdir("disk")
 	mount(t, disk, "-t", "tmpfs", "-o", "size=80m", "tmpfs")

@@ -40,7 +40,7 @@ func (w *world) start(args ...string) (c *exec.Cmd, end func() result) {
 // waitFor waits until cond holds.
 func waitFor(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !cond(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(timeout); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("waited in vain: " + what)
 		}
@@ -48,7 +48,7 @@ func waitFor(t *testing.T, what string, cond func() bool) {
 }
 
 // TestSignals: a run that is told to stop does so at once, and nothing that it has
-// stored is lost.
+// stored is lost. Alone: it measures how soon.
 func TestSignals(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run(sig.String(), func(t *testing.T) {
@@ -94,6 +94,7 @@ func goesOn(t *testing.T, w *world, src, dest string) {
 // TestKillBackup kills backups at random moments, and the first ones of
 // repositories above all. Whatever the moment, there is nothing to clean up.
 func TestKillBackup(t *testing.T) {
+	t.Parallel()
 	kills, fresh := 20, 8
 	if testing.Short() {
 		kills, fresh = 6, 3
@@ -143,6 +144,7 @@ func TestKillBackup(t *testing.T) {
 // TestKillRestore kills restores at random moments: a file that has its name is
 // whole, and the next run does the rest.
 func TestKillRestore(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := bigSource(w, 60), w.path("repo")
 	for i := range 300 {
@@ -181,6 +183,7 @@ func TestKillRestore(t *testing.T) {
 // TestKillCopy kills runs with two destinations: each is whole, and the next run
 // makes both equal.
 func TestKillCopy(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src := bigSource(w, 30)
 	seed := uint64(time.Now().UnixNano())
@@ -226,6 +229,7 @@ func equalDestinations(t *testing.T, w *world, src string, dests ...string) {
 // A run to a pipe that nobody reads any more, and to a full disk, does not end as if
 // it had told anything.
 func TestOutputCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(2, "src"), w.path("repo")
 	w.backup(ok, encrypted(src, dest)...)

@@ -83,6 +83,7 @@ func slots(t *testing.T, w *world, dest string, args ...string) (id string, all 
 // TestKeyring: the keyring of a desktop (GNOME's) keeps the key of a repository, which
 // then opens without any other.
 func TestKeyring(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	passphrase := w.env
 	env := startKeyring(t, w)
@@ -176,6 +177,7 @@ func TestKeyring(t *testing.T) {
 
 // Without a keyring, or with one that does not answer, it is said, and nothing hangs.
 func TestNoKeyring(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(1, "src"), w.path("repo")
 	w.backup(ok, encrypted(src, dest)...)

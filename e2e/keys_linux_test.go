@@ -17,6 +17,7 @@ import (
 
 // An unencrypted repository works, and nobody can overlook what it is.
 func TestUnencrypted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.env = nil // no key anywhere
 	src, dest := w.tree(3, "src"), w.path("repo")
@@ -40,6 +41,7 @@ func TestUnencrypted(t *testing.T) {
 // Nothing of what is backed up can be read in an encrypted repository, and nobody
 // else can read the files that the program makes.
 func TestNothingInClear(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.path("src"), w.path("repo")
 	const secret, name = "the launch code is 00000000", "name-of-a-secret-file"
@@ -80,6 +82,7 @@ func TestNothingInClear(t *testing.T) {
 // A recipient's private key opens what was made with the public one. A run must read
 // its repository, too: without a key that opens it none is made.
 func TestRecipient(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(5, "src"), w.path("repo")
 	id, err := seal.GenerateIdentity(rand.Reader)
@@ -113,6 +116,7 @@ func TestRecipient(t *testing.T) {
 
 // A key file of 32 bytes, in the place of a passphrase.
 func TestKeyFile(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.env = nil
 	src, dest := w.tree(5, "src"), w.path("repo")
@@ -132,6 +136,7 @@ func TestKeyFile(t *testing.T) {
 // Everything is lost but the repository and a sheet of paper: its text, or its code, and
 // the commands on it, bring everything back. The passphrase is not needed any more.
 func TestRecoverySheet(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(5, "src"), w.path("a disk", "repo")
 	w.backup(ok, encrypted(src, dest)...)

@@ -18,6 +18,7 @@ var rsyncBlind = []string{"--exclude", "/special/socket", "--exclude", "/dirs/de
 // TestEveryKind takes every kind of file there and back, twice: as generated, and
 // after changes. Root gets back everything, others what they are allowed to make.
 func TestEveryKind(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Log("not root: owners, devices, trusted attributes and some flags are not tested")
 	}
@@ -79,6 +80,7 @@ func TestEveryKind(t *testing.T) {
 
 // TestWithoutPrivileges backs up and restores as a user who is not root.
 func TestWithoutPrivileges(t *testing.T) {
+	t.Parallel()
 	needRoot(t, "it makes files that the user may not read")
 	w := newWorld(t)
 	w.drop()

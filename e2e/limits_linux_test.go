@@ -23,6 +23,7 @@ import (
 // TestRateLimits: data that does not compress takes as long as the rate says, up and
 // down, whatever the number of destinations.
 func TestRateLimits(t *testing.T) {
+	t.Parallel()
 	const (
 		size = 4 << 20
 		rate = 2 << 20 // bytes per second
@@ -54,6 +55,7 @@ func TestRateLimits(t *testing.T) {
 
 // TestRateLimitInterrupted: who waits for the rate can be stopped.
 func TestRateLimitInterrupted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.write(filestest.Bytes("limits", 4<<20), "src", "file")
 	c, _, errout := w.command(t.Context(), append([]string{"backup", "--limit-upload", "10K"}, encrypted(w.path("src"), w.path("repo"))...)...)
@@ -76,6 +78,7 @@ func TestRateLimitInterrupted(t *testing.T) {
 }
 
 // TestCPULimit: a run of so much processor time takes at least so long.
+// Alone: it measures processor time.
 func TestCPULimit(t *testing.T) {
 	const share = 0.2
 	// Nobody asks before the limit is known and after the last piece of work.
@@ -113,6 +116,7 @@ func TestCPULimit(t *testing.T) {
 // TestIOIdle: all threads of a run have the lowest rank, those that start later, too;
 // and without the flag none has.
 func TestIOIdle(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.tree(40, "src")
 	for _, idle := range []bool{true, false} {
@@ -210,6 +214,7 @@ func rank(t *testing.T, pid, tid int) threadRank {
 // TestLimitsRefused: a value that cannot be understood ends the run before it has
 // done anything.
 func TestLimitsRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.write([]byte("x"), "src", "file")
 	for _, flag := range []string{

@@ -13,6 +13,7 @@ import (
 
 // TestModes: whatever a mode reads, each snapshot is the whole source as it was.
 func TestModes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(20, "src"), w.path("repo")
 	type point struct {
@@ -87,6 +88,7 @@ func sizeOutside(t *testing.T, dir, name string) int64 {
 // Other repositories and sources do not count: what a run skips depends on its own
 // last snapshot.
 func TestModesAreSeparate(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	x, y, a, b := w.tree(3, "x"), w.tree(3, "y"), w.path("a"), w.path("b")
 	w.backup(ok, encrypted(x, a)...)
@@ -106,6 +108,7 @@ func TestModesAreSeparate(t *testing.T) {
 // A full run notices content that has changed while size, times and inode have not:
 // here by a bit that rotted on an unmounted disk.
 func TestSilentChange(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	image, dir := w.path("image"), w.mkdir("disk")
 	needRoot(t, "it mounts a file system")
@@ -173,6 +176,7 @@ func TestSilentChange(t *testing.T) {
 
 // A file that changes all the time is taken, marked and told.
 func TestUnstableFile(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.path("src"), w.path("repo")
 	name := w.write(filestest.Bytes("log", 64<<20), "src", "log")

@@ -38,7 +38,7 @@ func scrape(address string) string {
 }
 
 // TestDaemonMetrics: a daemon tells of its runs while it runs, of those before it too, and
-// promtool has nothing to find in it.
+// promtool has nothing to find in it. Alone: its port must stay free.
 func TestDaemonMetrics(t *testing.T) {
 	w := newWorld(t)
 	address := freeAddress(t)
@@ -100,7 +100,8 @@ func TestDaemonMetrics(t *testing.T) {
 	}
 }
 
-// TestTextfileIsReadable: whatever the umask is, as in the service.
+// TestTextfileIsReadable: whatever the umask is, as in the service. Alone: all that is
+// made meanwhile has that umask.
 func TestTextfileIsReadable(t *testing.T) {
 	w := newWorld(t)
 	config, _ := scheduled(w, "backup = every 300d\n[METRICS]\ntextfile = "+w.path("b.prom")+"\n")
@@ -117,6 +118,7 @@ func TestTextfileIsReadable(t *testing.T) {
 // TestTraces: a collector gets a trace of each run, a failed one too, with the header that
 // only it may see.
 func TestTraces(t *testing.T) {
+	t.Parallel()
 	type span struct {
 		TraceID, SpanID, ParentSpanID, Name string
 		Status                              struct {
@@ -173,6 +175,7 @@ func TestTraces(t *testing.T) {
 
 // TestStatusColours: on a terminal only, and not with NO_COLOR.
 func TestStatusColours(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	config, _ := scheduled(w, "backup = every 300d\n")
 	w.want(ok, "backup", "--config", config)

@@ -13,6 +13,7 @@ import (
 // TestNotifyTest: the program mails through a real server, and says what is wrong
 // with one, without a secret.
 func TestNotifyTest(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := notifytest.StartMail(t, notifytest.MailOptions{StartTLS: true, Login: true})
 	config := func(ca string) string {
@@ -77,6 +78,7 @@ ca_file = %s
 
 // TestNotifyTelegram: the bot of 2.5 tells the chats of 2.5, and nobody who wrote to it.
 func TestNotifyTelegram(t *testing.T) {
+	t.Parallel()
 	const token = "123456:ABC-def_ghi"
 	w := newWorld(t)
 	s := notifytest.StartTelegram(t, token, "42", "-1007", "666")

@@ -125,6 +125,7 @@ func listing(t *testing.T, dir string) string {
 // TestPreflight: what keeps a backup from being made is refused, one line and a hint
 // each, and nothing is changed by looking.
 func TestPreflight(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(3, "src"), w.path("repo")
 	args := encrypted(src, dest)
@@ -188,6 +189,7 @@ func TestPreflight(t *testing.T) {
 // TestPreflightVolumes: on real file systems, which are mounted, full, read-only, and
 // the wrong ones.
 func TestPreflightVolumes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, disk := w.tree(2, "src"), w.mkdir("disk")
 	dest := filepath.Join(disk, "repo")
@@ -243,6 +245,7 @@ func (w *world) preflightState(code int, check string, args ...string) (state, t
 
 // TestPreflightLabels: the disk says by itself who it is.
 func TestPreflightLabels(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	needRoot(t, "it mounts a file system")
 	src, disk, image := w.tree(2, "src"), w.mkdir("disk"), w.write(nil, "image")
@@ -271,7 +274,8 @@ func TestPreflightLabels(t *testing.T) {
 }
 
 // TestPreflightMounts: what /etc/fstab has and is not mounted is refused, wherever it
-// is, or mounted, if that is asked for.
+// is, or mounted, if that is asked for. Alone: what another test unmounts meanwhile stays
+// mounted in its namespace.
 func TestPreflightMounts(t *testing.T) {
 	w := newWorld(t)
 	needRoot(t, "it mounts file systems in a mount namespace of its own")
@@ -317,6 +321,7 @@ func TestPreflightMounts(t *testing.T) {
 
 // TestPreflightRemote: why a server cannot be used has a name.
 func TestPreflightRemote(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src := w.tree(2, "src")
 	ssh := sftptest.Start(t, sftptest.Config{})
@@ -382,6 +387,7 @@ func TestPreflightRemote(t *testing.T) {
 
 // TestPreflightStale: only what the file says of a schedule makes a backup too old.
 func TestPreflightStale(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(2, "src"), w.path("repo")
 	args := encrypted(src, dest)
@@ -406,6 +412,7 @@ func TestPreflightStale(t *testing.T) {
 
 // TestPreflightConfiguration: commands of a file that others can change are refused.
 func TestPreflightConfiguration(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	args := encrypted(w.tree(2, "src"), w.path("repo"))
 	w.configure("[HOOKS]\npre_backup = true\n")
@@ -431,6 +438,7 @@ func TestPreflightConfiguration(t *testing.T) {
 // TestPreflightNobody: what a user without privileges may not do is found out before it
 // is tried.
 func TestPreflightNobody(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	needRoot(t, "it runs the program as another user")
 	closed, theirs := w.mkdir("closed"), w.mkdir("theirs")

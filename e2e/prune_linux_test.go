@@ -12,6 +12,7 @@ import (
 // condemning what they are just storing. Nothing is lost, and when all have gone the space
 // comes back.
 func TestPruneFleet(t *testing.T) {
+	t.Parallel()
 	const rounds = 4
 	fleet := newFleet(t, 3)
 	w := fleet[0].world

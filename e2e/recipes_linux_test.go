@@ -25,6 +25,7 @@ func recipe(t *testing.T, name string, replace ...string) string {
 // TestRecipeBtrfs: what is backed up is the moment of the hook, unchanged files are not
 // read again, and no snapshot of the file system stays.
 func TestRecipeBtrfs(t *testing.T) {
+	t.Parallel()
 	needRoot(t, "it mounts a file system")
 	w := newWorld(t)
 	image, home := w.path("image"), w.mkdir("disk")
@@ -80,6 +81,7 @@ func TestRecipeBtrfs(t *testing.T) {
 
 // TestRecipes: they are configurations without a fault.
 func TestRecipes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for _, name := range []string{"btrfs.ini", "zfs.ini", "lvm.ini"} {
 		config := w.write([]byte(recipe(t, name)), name)
@@ -94,6 +96,7 @@ func TestRecipes(t *testing.T) {
 // TestDocumentedSections: what documents say to write into a configuration can be written
 // there.
 func TestDocumentedSections(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.env = append(w.env, "DB_PASSWORD=hush")
 	block := regexp.MustCompile("(?m)^ {0,4}\\[DATABASE .*\\n(?: {0,4}[^\\s`].*\\n)+")

@@ -19,6 +19,7 @@ import (
 // TestRefusals: bad input is refused in one line, with the right exit code, and
 // nothing is changed by it.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(3, "src"), w.path("repo")
 	rep := w.backup(ok, encrypted(src, dest)...)
@@ -155,6 +156,7 @@ func storeSum(t *testing.T, dir string) string {
 
 // A source that has suddenly nothing in it is a file system that is not mounted.
 func TestSuddenlyEmpty(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(3, "src"), w.path("repo")
 	w.backup(ok, encrypted(src, dest)...)
@@ -180,6 +182,7 @@ func TestSuddenlyEmpty(t *testing.T) {
 
 // A repository inside the source is left out of the backup, and that is said.
 func TestDestinationInside(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src := w.tree(3, "src")
 	dest := filepath.Join(src, "repo")
@@ -194,6 +197,7 @@ func TestDestinationInside(t *testing.T) {
 
 // What is in a backup directory already, such as the mirror of 2.5, stays.
 func TestDestinationInUse(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(3, "src"), w.mkdir("old")
 	w.write([]byte("mirrored"), "old", "home", "file")
@@ -207,6 +211,7 @@ func TestDestinationInUse(t *testing.T) {
 
 // A repository of a future version is refused as such, whatever else is in it.
 func TestFutureVersion(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(1, "src"), w.path("repo")
 	w.backup(ok, encrypted(src, dest)...)
@@ -238,13 +243,23 @@ func mount(t *testing.T, dir string, args ...string) {
 		t.Skipf("mount %q: %v: %s", args, err, out)
 	}
 	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v: %s", err, out)
+		// What another test has just forked holds what is open here, until it has become
+		// another program.
+		for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			out, err := exec.Command("umount", dir).CombinedOutput()
+			if err == nil {
+				return
+			}
+			if !strings.Contains(string(out), "busy") || time.Now().After(end) {
+				t.Errorf("umount: %v: %s", err, out)
+				return
+			}
 		}
 	})
 }
 
 func TestReadOnlyDestination(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dir := w.tree(2, "src"), w.mkdir("medium")
 	mount(t, dir, "-t", "tmpfs", "-o", "size=50m", "tmpfs")
@@ -274,6 +289,7 @@ func TestReadOnlyDestination(t *testing.T) {
 }
 
 func TestFullDestination(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for i := range 32 {
 		w.write(filestest.Bytes(fmt.Sprint("big", i), 4<<20), "src", fmt.Sprint(i))

@@ -95,6 +95,7 @@ func chroot(t *testing.T, u sftptest.User) string {
 
 // TestRemote is the life of a repository on another machine, command by command.
 func TestRemote(t *testing.T) {
+	t.Parallel()
 	for _, kind := range remoteKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
@@ -181,6 +182,7 @@ func noSecrets(t *testing.T, w *world) {
 // TestOldModes: a command line and a configuration of BackupHandler 2.5, to a
 // directory, an SSH server and a bucket at once, one of which is away for a while.
 func TestOldModes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	ssh := sftptest.Start(t, sftptest.Config{})
 	s3 := s3test.Start(t, s3test.Options{})
@@ -296,6 +298,7 @@ func (q *requests) take() []string {
 // TestRequests: what is paid for by the request, and waits for a round trip each.
 // docs/performance.md has this table.
 func TestRequests(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := s3test.Start(t, s3test.Options{})
 	s.MakeBucket(t, "bucket")
@@ -347,6 +350,7 @@ func TestRequests(t *testing.T) {
 // A key that may write and not delete, as a careful administrator gives it, makes
 // backups; what has to delete says that it may not, and nothing is lost.
 func TestNoPermissionToDelete(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := s3test.Start(t, s3test.Options{})
 	s.MakeBucket(t, "bucket")
@@ -388,6 +392,7 @@ func TestNoPermissionToDelete(t *testing.T) {
 
 // A run that takes longer than it may is ended, and says so.
 func TestMaxDuration(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.configure("[NETWORK]\nmax_duration = 1ms\n")
 	src, dest := w.tree(1, "src"), w.path("repo")

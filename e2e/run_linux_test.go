@@ -155,6 +155,7 @@ func (w *runWorld) ended(status string, code int, events ...string) runRecord {
 // TestRunExitCodes: each exit code under what leads to it, on the process, in the
 // record, in the state file, in what a webhook receives.
 func TestRunExitCodes(t *testing.T) {
+	t.Parallel()
 	const nowhere = "/proc/backup-handler/repo"
 	for name, c := range map[string]struct {
 		setup  func(w *runWorld)
@@ -223,6 +224,7 @@ func unreadable(w *runWorld) {
 
 // TestRunHooks: in order, with what they learn, without what they must not know.
 func TestRunHooks(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	w.env = append(w.env, "OPS_TOKEN=s3cr3t-of-the-webhook")
 	note := func(more string) string {
@@ -267,6 +269,7 @@ func TestRunHooks(t *testing.T) {
 
 // TestRunHookThatFails: nothing is written, and what the hook has begun is not ended.
 func TestRunHookThatFails(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	w.hooks("pre_backup = echo no database >&2; exit 4\npost_backup = touch " + w.path("post") + "\non_failure = touch " + w.path("failure"))
 	w.want(refused, "backup", "--config", w.config).complaint(t, true, "the hook pre_backup failed with exit code 4: no database")
@@ -283,6 +286,7 @@ func TestRunHookThatFails(t *testing.T) {
 
 // TestRunHookThatHangs: it is ended at its limit, with all that it has started.
 func TestRunHookThatHangs(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	w.hooks("timeout = 1s\npre_backup = sh -c 'trap \"\" TERM; echo $$ >" + w.path("child") + "; while :; do sleep 1; done' & sleep 600")
 	w.want(refused, "backup", "--config", w.config).complaint(t, true, "pre_backup was ended", "longer than 1s")
@@ -295,7 +299,8 @@ func TestRunHookThatHangs(t *testing.T) {
 	})
 }
 
-// TestRunHookThatFloods: 100 MB of anything fill neither memory nor the log.
+// TestRunHookThatFloods: 100 MB of anything fill neither memory nor the log. Alone:
+// it measures memory.
 func TestRunHookThatFloods(t *testing.T) {
 	w := newRunWorld(t)
 	memory := func(hook string) int64 {
@@ -331,6 +336,7 @@ func TestRunHookThatFloods(t *testing.T) {
 
 // TestRunInterrupted: SIGTERM during a backup; hooks, record and messages have their time.
 func TestRunInterrupted(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	bigSource(w.world, 2)
 	note := "echo $BACKUP_HANDLER_HOOK $BACKUP_HANDLER_STATUS >>" + w.path("order")
@@ -355,6 +361,7 @@ func TestRunInterrupted(t *testing.T) {
 
 // TestRunAlone: one at a time, and a run that was killed is in nobody's way.
 func TestRunAlone(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	block := w.write(nil, "block")
 	w.hooks("pre_backup = touch " + w.path("there") + "; while [ -e " + block + " ]; do sleep 0.02; done")
@@ -396,6 +403,7 @@ func TestRunAlone(t *testing.T) {
 // TestRunStateDirectory: one that is full or cannot be written ends no backup without
 // a word.
 func TestRunStateDirectory(t *testing.T) {
+	t.Parallel()
 	needRoot(t, "mounts")
 	for name, prepare := range map[string]func(w *runWorld){
 		"full": func(w *runWorld) {
@@ -448,6 +456,7 @@ func TestRunStateDirectory(t *testing.T) {
 
 // TestRunUntold: channels that do not work change nothing about a run, and are recorded.
 func TestRunUntold(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	certs := notifytest.Certificates(t, notifytest.CertificateOptions{Expired: true})
 	expired := httptest.NewUnstartedServer(w.hook)

@@ -11,6 +11,7 @@ import (
 // TestServiceRights: with the rights that the unit leaves to root, and no others, files
 // of others are backed up to a destination of others, verified and restored in a drill.
 func TestServiceRights(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("only root has rights to leave")
 	}

@@ -75,6 +75,7 @@ func sqliteConfig(w *world, src, dest, more string) string {
 // TestSQLite: databases that others write to all the time are whole in each snapshot,
 // without what lies beside them.
 func TestSQLite(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.mkdir("src"), w.path("repo")
 	modes := []string{"delete", "wal"}
@@ -130,6 +131,7 @@ func TestSQLite(t *testing.T) {
 // TestSQLiteWAL: what is committed is restored, also what only the WAL has; only a
 // commit makes a database be read again.
 func TestSQLiteWAL(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.mkdir("src"), w.path("repo")
 	db := w.path("src", "bank.db")
@@ -212,6 +214,7 @@ func TestSQLiteWAL(t *testing.T) {
 // TestSQLiteAsItIs: where there is no consistent copy, what lies there is stored, with
 // all that it takes to recover it, and the run fails.
 func TestSQLiteAsItIs(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.mkdir("src"), w.path("repo")
 	s := newShell(t, w.path("src", "bank.db"))
@@ -249,6 +252,7 @@ func TestSQLiteAsItIs(t *testing.T) {
 
 // TestSQLiteBadConfig: what is wrong is said before anything is read.
 func TestSQLiteBadConfig(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(1, "src"), w.path("repo")
 	w.want(failed, "backup", "--config", sqliteConfig(w, src, dest, "paths = /srv/[a.db")).complaint(t, true, "/srv/[a.db", "no pattern")

@@ -11,6 +11,7 @@ import (
 // TestStatsUnique: what stats says that a snapshot has for itself is what a prune finds to
 // be needed less when that snapshot is gone.
 func TestStatsUnique(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.tree(30, "src"), w.path("a")
 	for i := range 5 {

@@ -74,6 +74,7 @@ func (w *world) logs() string {
 // TestStreams: what a command prints is a snapshot if, and only if, it ended well, and
 // printed something; nothing keeps the other snapshots of the run from being made.
 func TestStreams(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	binaryData := filestest.Bytes("binary", 3_000_001)
 	data := w.write(binaryData, "data")
@@ -179,6 +180,7 @@ command = echo last
 
 // TestStreamsLatest: latest and times mean files, where there are any; --kind chooses.
 func TestStreamsLatest(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	w.configure(w.path("src"), w.dest, "[RETENTION]\nkeep_last = 1\n[STREAM a]\ncommand = date +%s%N\n[STREAM b]\ncommand = echo b\nfile = out\n")
 	w.want(ok, "backup", "--config", w.config)
@@ -225,6 +227,7 @@ func TestStreamsLatest(t *testing.T) {
 
 // TestStreamsTwoDestinations: a destination that is away misses streams, and catches up.
 func TestStreamsTwoDestinations(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	a, b := w.path("a"), w.path("b")
 	w.configure(w.path("src"), a+", "+b, "[STREAM s]\ncommand = date +%s%N\n")
@@ -252,6 +255,7 @@ func TestStreamsTwoDestinations(t *testing.T) {
 // TestStreamsAreNotRun: in a dry run, with other sources, and where others could have
 // written the command.
 func TestStreamsAreNotRun(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	mark := w.path("tmp", "mark")
 	w.configure(w.path("src"), w.dest, "[STREAM s]\ncommand = touch '"+mark+"'; echo correct horse battery staple\n")
@@ -279,6 +283,7 @@ func TestStreamsAreNotRun(t *testing.T) {
 
 // TestStreamsOnly: a configuration need not have files to back up.
 func TestStreamsOnly(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	w.configure("", w.dest, "[STREAM s]\ncommand = echo only\n")
 	w.want(ok, "config", "check", "--config", w.config)
@@ -318,6 +323,7 @@ func (w *world) piped(in io.Reader, code int, args ...string) result {
 
 // TestStdin: standard input, or what a command prints, is one file of a snapshot.
 func TestStdin(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	w.configure(w.path("src"), w.dest, "[STREAM s]\ncommand = touch '"+w.path("tmp", "mark")+"'; echo x\n")
 	data := filestest.Bytes("stdin", 2_000_000)
@@ -373,6 +379,7 @@ func TestStdin(t *testing.T) {
 
 // TestStreamInterrupted: a signal ends the command, and leaves no snapshot.
 func TestStreamInterrupted(t *testing.T) {
+	t.Parallel()
 	for name, args := range map[string][]string{
 		"stdin":   {"--stdin"},
 		"command": {"--stdin-from-command", "--", "sh", "-c", "trap '' TERM; echo $$ >pid.new; mv pid.new pid; while :; do echo more; sleep 1; done"},
@@ -413,7 +420,8 @@ func TestStreamInterrupted(t *testing.T) {
 	}
 }
 
-// TestLargeStream: memory does not grow with what a command prints.
+// TestLargeStream: memory does not grow with what a command prints. Alone: it measures
+// memory.
 func TestLargeStream(t *testing.T) {
 	if testing.Short() {
 		t.Skip("300 MB")

@@ -35,6 +35,7 @@ func ask(t *testing.T, s *notifytest.TelegramServer, chat, user int64, text stri
 // TestTelegramCommands: /backup with its code makes a snapshot, once, whatever is killed;
 // strangers, other users and old codes make none; the end of a run is told.
 func TestTelegramCommands(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := notifytest.StartTelegram(t, botToken, "42", "666")
 	config, dest := commanded(w, s, "backup = every 300d")
@@ -156,6 +157,7 @@ func TestTelegramCommands(t *testing.T) {
 // TestCrashesAreTold: by the daemon as soon as its job is killed, by the daemon's start,
 // and by the next run; each once.
 func TestCrashesAreTold(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := notifytest.StartTelegram(t, botToken, "42")
 	config, dest := commanded(w, s, "backup = every 3s\n[LIMITS]\nupload = 512K\n")
@@ -228,6 +230,7 @@ func TestCrashesAreTold(t *testing.T) {
 
 // TestDaemonSendsDigests: when they are due, without a run.
 func TestDaemonSendsDigests(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := notifytest.StartTelegram(t, botToken, "42")
 	config, _ := commanded(w, s, "backup = every 300d")
@@ -254,6 +257,7 @@ func TestDaemonSendsDigests(t *testing.T) {
 
 // TestReceiver: --receiver of 2.5 mails who is not in the configuration, about one run.
 func TestReceiver(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := notifytest.StartMail(t, notifytest.MailOptions{StartTLS: true, Login: true})
 	w.write([]byte("hello"), "src", "file")

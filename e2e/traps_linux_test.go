@@ -11,6 +11,7 @@ import (
 // TestTrapsOf25: sources and targets that BackupHandler 2.5 lost, changed or
 // followed. The numbers are those of docs/defects.md.
 func TestTrapsOf25(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.path("src"), w.path("repo")
 	w.write([]byte("notes"), "src", "backup_manifest_notes.json")              // 24

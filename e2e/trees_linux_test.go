@@ -20,6 +20,7 @@ const (
 // TestRealTrees backs up a copy of trees as they are on machines, changes one
 // file in a hundred, backs up again, and restores both.
 func TestRealTrees(t *testing.T) {
+	t.Parallel()
 	goEnv := strings.Split(strings.TrimSpace(tool(t, "", "go", "env", "GOROOT", "GOMODCACHE")), "\n")
 	trees := []string{"/etc", goEnv[0], "/usr/share", goEnv[1]}
 	if testing.Short() {

@@ -472,6 +472,7 @@ func TestNotifiedYear(t *testing.T) {
 	}
 	for _, seed := range seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
 			box := newMailbox(t, "quiet", "all", "weekly", "heartbeat")
 			synctest.Test(t, func(t *testing.T) { notifiedYear(t, box, seed) })
 		})

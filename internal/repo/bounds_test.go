@@ -8,6 +8,9 @@ import (
 // Tiny chunks close a pack by their number, and an index object, too: what is
 // written stays below the bounds of what is read.
 func TestManyTinyChunks(t *testing.T) {
+	if testing.Short() {
+		t.Skip("800,000 chunks of one goroutine")
+	}
 	m := newStore(t)
 	r, _ := openIn(t, m, "")
 	w, err := r.NewWriter(t.Context(), WriterOptions{Compression: Fastest})

@@ -68,6 +68,9 @@ func TestNoise(t *testing.T) {
 // The default level is left to the fast one where it gains next to nothing, block
 // after block, and taken up again when it does.
 func TestFastWhereDefaultGainsNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing for the race detector")
+	}
 	c := newTestCompressor(t, Default)
 	var trend trend
 	// In lines that differ in random bytes all levels find the same; what is made of

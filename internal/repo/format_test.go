@@ -117,6 +117,9 @@ func FuzzDecodeIndex(f *testing.F) {
 }
 
 func TestTableRoundTrip(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing for the race detector")
+	}
 	rnd := rand.New(rand.NewPCG(5, 6))
 	x := indexObject{replaces: []ID{{1}, {2}}}
 	for i := range 20 {

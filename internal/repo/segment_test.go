@@ -173,6 +173,9 @@ func adversarial() *rapid.Generator[ID] {
 
 // The index agrees with a map, whatever IDs, packs, states and merges.
 func TestIndexAgainstMap(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing for the race detector")
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		dir, err := os.MkdirTemp("", "cache")
 		if err != nil {
@@ -293,6 +296,9 @@ func TestSegmentSearch(t *testing.T) {
 // Whichever page of a segment is damaged, whoever needs it notices, and nothing that
 // was read is wrong.
 func TestEveryPageIsChecked(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing for the race detector")
+	}
 	var tables []packTable
 	for i := range uint64(400) {
 		var ids []ID

@@ -121,6 +121,9 @@ func TestUnwrapTriesCheapFirst(t *testing.T) {
 
 // TestSlotBitFlips flips every bit of the stored form of the cheap kinds.
 func TestSlotBitFlips(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing for the race detector")
+	}
 	secret := newSecret(t, 9)
 	for _, tt := range []struct {
 		lock Locker
@@ -153,6 +156,9 @@ func TestSlotBitFlips(t *testing.T) {
 
 // TestPassphraseSlotFields alters each field of a passphrase's slot.
 func TestPassphraseSlotFields(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing for the race detector")
+	}
 	secret := newSecret(t, 9)
 	whole := wrap(t, secret, passphrase(t, "correct"), KDF{})
 	for name, alter := range map[string]func(*Slot){

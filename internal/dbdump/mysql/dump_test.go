@@ -83,6 +83,7 @@ func differs(is, was string) string {
 }
 
 func TestDumpAndRestore(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{Args: []string{"--event-scheduler=ON"}})
 	s.Exec("CREATE DATABASE shop CHARACTER SET latin1", "CREATE DATABASE `größe/x`", "CREATE DATABASE `dump.json`", "CREATE TABLE `größe/x`.t (x int)", "INSERT INTO `größe/x`.t VALUES (1)",
 		"CREATE TABLE `dump.json`.t (x int)", "CREATE USER owner@'%'", "GRANT ALL ON *.* TO owner@'%'")
@@ -330,6 +331,7 @@ func TestDumpAndRestore(t *testing.T) {
 
 // Names that look like marks make a dump fail, and never lie.
 func TestDumpForgedMarks(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{})
 	for i, forged := range []string{"a\n--\n-- Table structure for table `real`\n--\n b", "\n--\n-- Current Database: `other`\n--\n b", "\n--\n-- Dumping data for table `real`\n--\n b", "\n--\n-- Whatever\n--\n b"} {
 		db := fmt.Sprintf("forged%d", i)
@@ -432,6 +434,7 @@ func fill(s *mysqltest.Server, database string, tables ...string) {
 }
 
 func TestDumpTableDropped(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{})
 	fill(s, "shop", "a", "b", "c", "zz")
 	var dropped atomic.Bool
@@ -442,6 +445,7 @@ func TestDumpTableDropped(t *testing.T) {
 }
 
 func TestDumpServerKilled(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{})
 	fill(s, "shop", "a", "b", "c", "zz")
 	dir := t.TempDir()
@@ -455,6 +459,7 @@ func TestDumpServerKilled(t *testing.T) {
 }
 
 func TestDumpCancelled(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{})
 	fill(s, "shop", "a", "b")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -497,7 +502,7 @@ func watchCommandLines(t *testing.T) (stop func() int) {
 			case <-done:
 				ended <- len(seen)
 				return
-			default:
+			case <-time.After(5 * time.Millisecond): // a program of the server takes longer to start
 			}
 		}
 	}()
@@ -505,6 +510,7 @@ func watchCommandLines(t *testing.T) (stop func() int) {
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{TLS: true, Args: []string{"--require-secure-transport=ON"}})
 	s.Exec("CREATE DATABASE shop", "CREATE TABLE shop.t (x int)")
 	base := account(s, "full", "SELECT, SHOW VIEW, TRIGGER, EVENT ON *.*")

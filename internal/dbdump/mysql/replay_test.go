@@ -88,6 +88,7 @@ func connect(t *testing.T, s *mysqltest.Server, database string) *sql.Conn {
 // A dump while clients write shows one moment, and 20 random moments after it can be
 // reached.
 func TestBank(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{Args: []string{"--max-binlog-size=64K"}})
 	makeBank(s)
 	s.Exec("CREATE DATABASE other", "CREATE TABLE other.t (x int)")
@@ -272,6 +273,7 @@ func TestBank(t *testing.T) {
 
 // What an archive has is what the server had, and nothing twice.
 func TestArchive(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{})
 	s.Exec("CREATE DATABASE shop", "CREATE TABLE shop.t (x int, b longblob)", "INSERT INTO shop.t VALUES (1, REPEAT('x', 3000000))")
 	server := account(s, "logs", "REPLICATION SLAVE, BINLOG MONITOR, RELOAD ON *.*")
@@ -361,6 +363,7 @@ func (f sinkFunc) Create(name string) (io.WriteCloser, error) { return f(name) }
 // Statements that would be executed elsewhere, or left out, are refused; what is about no
 // database is left out; and the moment before a mistake is found by its text.
 func TestReplayStatements(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{})
 	s.Exec("CREATE DATABASE shop", "CREATE DATABASE other", "CREATE TABLE other.t (x int)")
 	s.Shell("shop", "CREATE TABLE orders (id int PRIMARY KEY, x text); CREATE TABLE temp (x int); INSERT INTO orders VALUES (1, 'a')")
@@ -473,6 +476,7 @@ func TestReplayStatements(t *testing.T) {
 
 // A log that was damaged is not replayed.
 func TestReplayDamaged(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{})
 	makeBank(s)
 	dir, _ := dump(t, root(s), DumpOptions{Databases: []string{"bank"}})

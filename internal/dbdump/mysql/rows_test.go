@@ -247,6 +247,7 @@ func BenchmarkRows(b *testing.B) {
 // What the server gets back is what it had, and rows that get shorter leave the
 // statements of the others as they were.
 func TestStatements(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{NoLog: true})
 	s.Exec("CREATE DATABASE shop", "USE shop",
 		"CREATE TABLE t (id int PRIMARY KEY, `x\n`` VALUES` int AS (id * 2) STORED, `no\nte` text, bin varbinary(40), big longblob)",

@@ -85,6 +85,7 @@ func TestVerify(t *testing.T) {
 
 // A restore that fails half way leaves nothing that looks whole, and names the table.
 func TestRestoreFailures(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{})
 	fill(s, "shop", "a", "b", "c")
 	s.Exec("CREATE VIEW shop.v AS SELECT * FROM shop.a")
