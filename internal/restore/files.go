@@ -408,12 +408,11 @@ func (s *session) execute(p *plan) {
 }
 
 // runs divides the sorted blocks into neighbours in a pack that are read by one
-// worker. Each run is at most 1/least of what is left, so the later ones are ever smaller:
-// whoever is done early takes more of them, all end at about the same time, and the last
-// wait for one block and not for many.
+// worker: not so many that others have nothing to do at the end. There are at least
+// as many runs as that, if there are blocks.
 func (p *plan) runs(least int) (runs [][]blockPlan) {
+	most := max(len(p.blocks)/least, 1)
 	for rest := p.blocks; len(rest) > 0; {
-		most := max(len(rest)/least, 1)
 		n, size := 1, int64(rest[0].block.Stored)
 		for n < min(len(rest), most) && rest[n].rank == rest[0].rank && size+int64(rest[n].block.Stored) <= runBytes {
 			size += int64(rest[n].block.Stored)

@@ -90,9 +90,9 @@ const (
 	keptBytes    = 8 << 20  // plaintext of blocks kept from window to window
 	runBytes     = 4 << 20  // stored length of the blocks that are read with one request
 
-	// runsPerWorker is what part of what is left of a plan a request is for at most: one
-	// of so many for each worker, so that all end at about the same time. Those of a
-	// Distant are many, and their requests cost more.
+	// runsPerWorker is how many requests a worker makes at least for a plan, so that
+	// all end at about the same time. Those of a Distant are many, and their requests
+	// cost more than an uneven end.
 	runsPerWorker = 8
 	distantRuns   = 2
 
