@@ -414,6 +414,7 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 	if o.Destinations, err = a.destinations(f.modes, f.servers); err != nil {
 		return nil, err
 	}
+	o.Others = a.others(o.Destinations)
 	if o.Mode, err = a.mode(f.mode); err != nil {
 		return nil, err
 	}

@@ -602,20 +602,16 @@ func (a *app) dbChoose(ctx context.Context, d *job.Destination, args []string, f
 		}
 		snap = all[i]
 	}
-	source := []tree.Path{tree.Path(job.DatabaseSource(tree.KindMySQLLog, job.DatabaseName(snap)))}
-	group := (&tree.Snapshot{Host: snap.Host, Kind: tree.KindMySQLLog, Sources: source}).Group()
-	var logs *tree.Snapshot
-	for _, s := range d.Snapshots {
-		if s.Group() == group {
-			logs = s // the newest comes last
-		}
+	name := job.DatabaseName(snap)
+	logs, err := job.OpenBinlogs(ctx, d, snap.Host, name, func(line string) { a.warn("%s", line) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, job.Fail(job.ExitUsage, fmt.Errorf("there are no binary logs of %s", name), "with [DATABASE] logs = True each backup archives them; until then only the moments of dumps can be restored")
 	}
-	if logs == nil {
-		return nil, nil, job.Fail(job.ExitUsage, fmt.Errorf("there are no binary logs of %s", job.DatabaseName(snap)), "with [DATABASE] logs = True each backup archives them; until then only the moments of dumps can be restored")
+	if err != nil {
+		return nil, nil, dbFailure(job.ExitUsage, err)
 	}
-	r.snap = logs
-	r.logs, err = job.OpenDatabase(ctx, d, logs)
-	return snap, r, err
+	r.logs, r.snap = logs, logs.Newest()
+	return snap, r, nil
 }
 
 // chooseDatabase is the one to restore; "": all.

@@ -195,7 +195,7 @@ func (a *app) dbWalFetch(ctx context.Context, name, file, path string) error {
 	if err != nil {
 		return fetchFailed(err)
 	}
-	l, err := job.OpenLog(ctx, d, host, name)
+	l, err := job.OpenLog(ctx, d, tree.KindPostgreSQLLog, host, name)
 	if err != nil {
 		return fetchFailed(err)
 	}
@@ -314,7 +314,7 @@ func (a *app) dbRecover(ctx context.Context, cmd *cobra.Command, args []string, 
 	if err != nil {
 		return err
 	}
-	l, err := job.OpenLog(ctx, d, host, name)
+	l, err := job.OpenLog(ctx, d, tree.KindPostgreSQLLog, host, name)
 	if err != nil {
 		return job.Fail(job.ExitUsage, err, "")
 	}
