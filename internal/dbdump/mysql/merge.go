@@ -29,10 +29,12 @@ func MergeLogs(parts []Part) (*Logs, error) {
 	}
 	newest := parts[len(parts)-1].Logs
 	out := &Logs{Kind: LogsKind, Server: newest.Server, Address: newest.Address, UUID: newest.UUID, ServerID: newest.ServerID}
-	place := make(map[string]int)               // in out.Files, by File
-	follows := make(map[string]map[string]bool) // by File: which is right before it, in some part
-	owner := make(map[string]string)            // by File: the server's UUID
+	var order []string                          // of Files: each behind what is before it in its part, or before what is behind it
+	best := make(map[string]LogFile)            // the longest version
+	owner := make(map[string]string)            // the server's UUID
+	follows := make(map[string]map[string]bool) // which is right before it, in some part
 	for _, p := range parts {
+		at := -1 // where the next one goes in order; -1: nobody knows yet
 		for i := range p.Logs.Files {
 			f := p.Logs.Files[i]
 			if i > 0 && !f.Gap {
@@ -41,19 +43,35 @@ func MergeLogs(parts []Part) (*Logs, error) {
 				}
 				follows[f.File][p.Logs.Files[i-1].File] = true
 			}
+			old, there := best[f.File]
+			if there {
+				at = slices.Index(order, f.File) + 1
+			}
 			if !p.Has(&f) {
 				continue
 			}
-			at, there := place[f.File]
-			switch {
-			case !there:
-				place[f.File] = len(out.Files)
-				out.Files = append(out.Files, f)
-				owner[f.File] = p.Logs.UUID
-			case f.Bytes > out.Files[at].Bytes || f.Bytes == out.Files[at].Bytes && (f.Closed && !out.Files[at].Closed || f.Closed == out.Files[at].Closed && f.Until.After(out.Files[at].Until)):
-				out.Files[at] = f
+			if there {
+				if f.Bytes > old.Bytes || f.Bytes == old.Bytes && (f.Closed && !old.Closed || f.Closed == old.Closed && f.Until.After(old.Until)) {
+					best[f.File] = f
+				}
+				continue
 			}
+			if at < 0 {
+				at = len(order)
+				for _, next := range p.Logs.Files[i+1:] {
+					if n := slices.Index(order, next.File); n >= 0 {
+						at = n
+						break
+					}
+				}
+			}
+			order = slices.Insert(order, at, f.File)
+			at++
+			best[f.File], owner[f.File] = f, p.Logs.UUID
 		}
+	}
+	for _, name := range order {
+		out.Files = append(out.Files, best[name])
 	}
 	if err := checkServers(out.Files, owner, parts); err != nil {
 		return nil, err

@@ -43,9 +43,12 @@ func TestMergeLogs(t *testing.T) {
 		{"1 2 | 3 4", "!1 2 !3 4"},          // nobody knows how 2 went on
 		{"1 2 | 3 4 | 2+ 3 4", "!1 2+ 3 4"},
 		{"1 -2 3", "!1 !3"},
-		{"1 -2 3 | 2 3", "!1 !3 !2"}, // out of order: no way leads over it
+		{"1 -2 3 | 2 3", "!1 2 3"}, // the first knows that nothing was between 1 and 2
 		{"1 2 3 | 2 -3 4", "!1 2 3 4"},
 		{"1 !3", "!1 !3"},
+		{"3 4 | 1 2 3 4", "!1 2 3 4"}, // the older one has less at its beginning
+		{"5 6 | 1 2 3 4 5 6+ | 6+ 7", "!1 2 3 4 5 6+ 7"},
+		{"1 2 5 6 | 2 3 4 5 | 6 7", "!1 2 3 4 5 6 7"},
 	} {
 		var parts []Part
 		for text := range strings.SplitSeq(tt.parts, "|") {

@@ -377,7 +377,7 @@ func (o *RecoverOptions) settings(b *Base, r *Reach) string {
 }
 
 // recoverySettings are lines that a recovery before may have left.
-var recoverySettings = regexp.MustCompile(`(?mi)^[ \t]*(?:recovery_target\w*|restore_command|# Recovery, set by backup-handler)\b.*\n?`)
+var recoverySettings = regexp.MustCompile(`(?mi)^[ \t]*(?:recovery_target\w*|recovery_prefetch|restore_command|# Recovery, set by backup-handler)\b.*\n?`)
 
 // setRecovery puts settings into a cluster's file of its own settings, for those of a
 // recovery before.
@@ -431,7 +431,13 @@ func RestoreBase(ctx context.Context, s *Server, fsys fs.FS, wal WAL, dir string
 	if w.uid, w.gid, err = ids(owner); err != nil {
 		return nil, nil, err
 	}
-	if err := w.run(ctx, o.settings(b, reach)); err != nil {
+	settings := o.settings(b, reach)
+	if gaps && gap.Conflict != nil && versionOf(b.Server) >= 15 {
+		// Segments behind the target would be asked for before it is reached, and the answer
+		// for one that is disputed ends the recovery.
+		settings += "recovery_prefetch = 'off'\n"
+	}
+	if err := w.run(ctx, settings); err != nil {
 		return nil, nil, err
 	}
 	return b, reach, nil
