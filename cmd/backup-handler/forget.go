@@ -116,6 +116,7 @@ type forgetReport struct {
 	DryRun     bool          `json:"dry_run,omitempty"`
 	Groups     []groupReport `json:"groups"`
 	Forgotten  []repo.ID     `json:"forgotten"`
+	Gathered   []repo.ID     `json:"gathered,omitempty"` // new snapshots, each with all of a log
 	Error      string        `json:"error,omitempty"`
 	Hint       string        `json:"hint,omitempty"`
 	Prune      *pruneReport  `json:"prune,omitempty"`
@@ -245,6 +246,10 @@ func (a *app) forgotten(rep *forgetReport, res *job.Forgetting) {
 		return
 	}
 	rep.Forgotten = append(rep.Forgotten, res.Forgotten...)
+	rep.Gathered = append(rep.Gathered, res.Gathered...)
+	for _, id := range res.Gathered {
+		a.record("gather", slog.String("repository", rep.Repository), slog.String("snapshot", id.String()))
+	}
 	for _, g := range res.Groups {
 		gr := groupReport{Host: g.Host, Kind: g.Kind, Sources: g.Sources, Notes: g.Notes}
 		for _, x := range g.Decisions {
@@ -281,6 +286,9 @@ func (a *app) forgetText(w io.Writer, rep *forgetReport) error {
 			for _, n := range g.Notes {
 				fmt.Fprintf(w, "note: %s\n", n)
 			}
+		}
+		for _, id := range rep.Gathered {
+			fmt.Fprintf(w, "%s  %s is new, and has all of a log that was in several\n", quote(rep.Repository), id.Short())
 		}
 		verb := "forgotten"
 		if rep.DryRun {

@@ -52,8 +52,11 @@ type Forgetting struct {
 	Groups []retention.Group
 	// Damaged are named snapshots that do not open.
 	Damaged []repo.ID
-	// Forgotten are gone or, dry, would be.
+	// Forgotten are gone or, dry, would be; but for those of logs, which a dry run does not
+	// bring together.
 	Forgotten []repo.ID
+	// Gathered are new: each has all of a log.
+	Gathered []repo.ID
 }
 
 // Forget removes snapshots. What only they needed stays until a prune. The list of
@@ -123,7 +126,11 @@ func (d *Destination) gatherLogs(ctx context.Context, f *Forgetting, logs []tree
 		if len(before) < 3 {
 			continue
 		}
-		if err := d.gatherLog(ctx, group, look, o); err != nil {
+		made, err := d.gatherLog(ctx, group, look, o)
+		if made != nil {
+			f.Gathered = append(f.Gathered, made.ID)
+		}
+		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -143,15 +150,14 @@ func (d *Destination) gatherLogs(ctx context.Context, f *Forgetting, logs []tree
 	return Fail(ExitPartial, errors.Join(failed...), hint(failed[0]))
 }
 
-func (d *Destination) gatherLog(ctx context.Context, group tree.Group, look *Outlook, o *ForgetOptions) error {
+func (d *Destination) gatherLog(ctx context.Context, group tree.Group, look *Outlook, o *ForgetOptions) (*tree.Snapshot, error) {
 	for attempt := 1; ; attempt++ {
 		if err := d.Load(ctx); err != nil {
-			return err
+			return nil, err
 		}
-		by := o.By
-		_, err := GatherLog(ctx, d, group, look, by, repo.WriterOptions{})
+		made, err := GatherLog(ctx, d, group, look, o.By, repo.WriterOptions{})
 		if !errors.Is(err, repo.ErrRaced) || attempt == 2 {
-			return err
+			return made, err
 		}
 	}
 }

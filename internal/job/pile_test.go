@@ -223,7 +223,7 @@ func TestGatherLog(t *testing.T) {
 	}
 	p.alone(tree.KindPostgreSQLLog, map[string]string{segment(5): "content of 5"}) // pushed twice
 	f, err := p.forget(retention.Policy{Last: 1})
-	if err != nil || len(f.Forgotten) != 6 {
+	if err != nil || len(f.Forgotten) != 6 || len(f.Gathered) != 1 {
 		t.Fatalf("%+v, %v", f, err)
 	}
 	p.want("a", 0, 6)
