@@ -22,6 +22,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump/postgres"
 	"github.com/SP1R4/BackupHandler/v3/internal/durable"
 	"github.com/SP1R4/BackupHandler/v3/internal/repo"
+	"github.com/SP1R4/BackupHandler/v3/internal/retention"
 	"github.com/SP1R4/BackupHandler/v3/internal/tree"
 )
 
@@ -254,7 +255,7 @@ func (p *pushed) add() error {
 // ForgetLogs forgets snapshots of an archived log each of whose files a later one, last, has,
 // or no base backup or dump needs in any destination: each push makes one. PostgreSQL's
 // files have to be the same; a binary log of MySQL may have grown. The newest stays, and the
-// one before it, and what is tagged. Where a snapshot cannot be read, all stay.
+// one before it, and what is held. Where a snapshot cannot be read, all stay.
 func ForgetLogs(ctx context.Context, d *Destination, last *tree.Snapshot, look *Outlook) error {
 	chain := d.chain(last.Group())
 	if len(chain) < 3 || chain[0].ID != last.ID || len(d.Unreadable) > 0 {
@@ -271,7 +272,7 @@ func ForgetLogs(ctx context.Context, d *Destination, last *tree.Snapshot, look *
 		d.Snapshots = slices.DeleteFunc(d.Snapshots, func(s *tree.Snapshot) bool { return slices.Contains(gone, s.ID) })
 	}()
 	for _, s := range chain[2:] {
-		if len(s.Tags) > 0 {
+		if held(s) {
 			continue
 		}
 		old, err := readPart(ctx, d, s)
@@ -302,6 +303,10 @@ func ForgetLogs(ctx context.Context, d *Destination, last *tree.Snapshot, look *
 	}
 	return nil
 }
+
+// held says whether nothing but its name forgets a snapshot. Other tags may be those of the
+// section, which all snapshots of the log have.
+func held(s *tree.Snapshot) bool { return slices.Contains(s.Tags, retention.Hold) }
 
 // chain are the snapshots of a group, the newest first.
 func (d *Destination) chain(group tree.Group) (chain []*tree.Snapshot) {
@@ -340,7 +345,7 @@ func GatherLog(ctx context.Context, d *Destination, group tree.Group, look *Outl
 	if err := ForgetLogs(ctx, d, last, look); err != nil {
 		return nil, err
 	}
-	if chain = d.chain(group); len(slices.DeleteFunc(slices.Clone(chain), func(s *tree.Snapshot) bool { return len(s.Tags) > 0 })) < 3 {
+	if chain = d.chain(group); len(slices.DeleteFunc(slices.Clone(chain), held)) < 3 {
 		return nil, nil
 	}
 	oldest := look.Oldest(needing(last.Kind), name)

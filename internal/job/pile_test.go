@@ -196,6 +196,30 @@ func TestLogsOfAnUnknownDestination(t *testing.T) {
 	}
 }
 
+// TestTaggedLogs: tags are those of a section, and keep nothing; what is held stays.
+func TestTaggedLogs(t *testing.T) {
+	p := newPiles(t)
+	push := func(n int, tag string) {
+		t.Helper()
+		s := pileLog("main", segment(n), func(line string) { t.Error(line) }, func(ctx context.Context, to *logWriter) error {
+			return to.Put(ctx, segment(n), 1, strings.NewReader(fmt.Sprint("content of ", n)))
+		})
+		s.Tags = []string{tag}
+		p.make(s, "a")
+	}
+	for n := range 5 {
+		tag := "shop"
+		if n == 1 {
+			tag = retention.Hold
+		}
+		push(n, tag)
+	}
+	if all := p.loaded(p.a, "a").Snapshots; len(all) != 3 || all[0].Tags[0] != retention.Hold {
+		t.Errorf("%+v", all)
+	}
+	p.want("a", 0, 5)
+}
+
 // alone makes a snapshot that has nothing of those before, as a write-only host does.
 func (p *piles) alone(kind tree.Kind, files map[string]string) {
 	p.t.Helper()
