@@ -437,6 +437,11 @@ func (a *app) chosen(modes, servers []string) ([]string, error) {
 	return all, nil
 }
 
+// configured are the destinations of the configuration, whatever flags say.
+func (a *app) configured() ([]string, error) {
+	return (&app{cfg: a.cfg}).chosen(nil, nil)
+}
+
 // known is the memory of repositories; it remembers nothing where there is no state
 // directory, which load has said.
 func (a *app) known() job.Known {

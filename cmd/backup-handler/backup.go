@@ -166,6 +166,11 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 			p.acc.Close()
 		}
 	}()
+	adHoc := false
+	if left := a.leftOut(f); len(left) > 0 && !f.dryRun {
+		adHoc = true
+		a.note("this is an ad-hoc backup, which does not count as one of the configuration: it leaves out " + shortList(left))
+	}
 	if f.stdin || f.fromCommand {
 		alone = append(alone, "stdin", f.stdinName) // nobody waits for the run that backs up files
 	}
@@ -178,7 +183,7 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 		return work(ctx, run)
 	}
 	return a.asRun(ctx, runKind{
-		command: f.command(), alone: alone, wait: f.wait.or(0), preflight: prepare,
+		command: f.command(), alone: alone, adHoc: adHoc, wait: f.wait.or(0), preflight: prepare,
 	}, work)
 }
 
@@ -414,6 +419,7 @@ func (a *app) backupOptions(f *backupFlags) (*job.BackupOptions, error) {
 	if o.Destinations, err = a.destinations(f.modes, f.servers); err != nil {
 		return nil, err
 	}
+	o.Others = a.others(o.Destinations)
 	if o.Mode, err = a.mode(f.mode); err != nil {
 		return nil, err
 	}

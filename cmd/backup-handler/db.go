@@ -277,7 +277,9 @@ type dbDump struct {
 	Logs     *mysql.Logs      `json:"logs,omitempty"`
 	Base     *postgres.Base   `json:"base,omitempty"`
 	Files    []string         `json:"log_files,omitempty"`
-	Error    string           `json:"error,omitempty"`
+	// Conflicts are files of a log that another snapshot has too, with other content.
+	Conflicts []string `json:"conflicts,omitempty"`
+	Error     string   `json:"error,omitempty"`
 }
 
 func (a *app) dbList(ctx context.Context, t *dbTarget) error {
@@ -303,6 +305,9 @@ func (a *app) dbList(ctx context.Context, t *dbTarget) error {
 		}
 		list = append(list, e)
 	}
+	if err := a.dbConflicts(ctx, d, list); err != nil {
+		return err
+	}
 	return a.print(list, func(w io.Writer) error {
 		if len(list) == 0 {
 			a.note("no databases in " + quote(d.Place))
@@ -318,8 +323,60 @@ func (a *app) dbList(ctx context.Context, t *dbTarget) error {
 	})
 }
 
+// dbConflicts marks the snapshots of logs that have different files of one name.
+func (a *app) dbConflicts(ctx context.Context, d *job.Destination, list []dbDump) error {
+	type log struct {
+		kind       tree.Kind
+		host, name string
+	}
+	seen := make(map[log]bool)
+	for i := range list {
+		l := log{list[i].Kind, list[i].Host, list[i].Name}
+		if seen[l] || l.kind != tree.KindMySQLLog && l.kind != tree.KindPostgreSQLLog {
+			continue
+		}
+		seen[l] = true
+		opened, err := job.OpenLog(ctx, d, l.kind, l.host, l.name)
+		if err != nil {
+			a.warn("the log of %s is not compared: %v", quote(l.name), err)
+			continue
+		}
+		conflicts, err := opened.Conflicts(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			a.warn("the log of %s is not compared: %v", quote(l.name), err)
+			continue
+		}
+		for _, err := range conflicts {
+			c, ok := errors.AsType[*job.LogConflict](err)
+			if !ok {
+				continue
+			}
+			for _, s := range c.Snapshots {
+				if i := slices.IndexFunc(list, func(e dbDump) bool { return e.Snapshot == s.ID.String() }); i >= 0 {
+					list[i].Conflicts = append(list[i].Conflicts, c.File)
+				}
+			}
+		}
+		if len(conflicts) > 0 {
+			a.warn("the log of %s has %s of which there are two that differ: none of them is used (docs/logs.md)", quote(l.name), things(len(conflicts), "file"))
+		}
+	}
+	for i := range list {
+		slices.Sort(list[i].Conflicts)
+	}
+	return nil
+}
+
 // what says in some words what a snapshot has.
 func (e *dbDump) what() string {
+	if len(e.Conflicts) > 0 {
+		mine := *e
+		mine.Conflicts = nil
+		return strings.TrimPrefix(mine.what()+"; CONFLICT: "+shortList(e.Conflicts), "; ")
+	}
 	const when = "2006-01-02 15:04:05"
 	switch {
 	case e.Error != "":
@@ -602,20 +659,16 @@ func (a *app) dbChoose(ctx context.Context, d *job.Destination, args []string, f
 		}
 		snap = all[i]
 	}
-	source := []tree.Path{tree.Path(job.DatabaseSource(tree.KindMySQLLog, job.DatabaseName(snap)))}
-	group := (&tree.Snapshot{Host: snap.Host, Kind: tree.KindMySQLLog, Sources: source}).Group()
-	var logs *tree.Snapshot
-	for _, s := range d.Snapshots {
-		if s.Group() == group {
-			logs = s // the newest comes last
-		}
+	name := job.DatabaseName(snap)
+	logs, err := job.OpenBinlogs(ctx, d, snap.Host, name, func(line string) { a.warn("%s", line) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, job.Fail(job.ExitUsage, fmt.Errorf("there are no binary logs of %s", name), "with [DATABASE] logs = True each backup archives them; until then only the moments of dumps can be restored")
 	}
-	if logs == nil {
-		return nil, nil, job.Fail(job.ExitUsage, fmt.Errorf("there are no binary logs of %s", job.DatabaseName(snap)), "with [DATABASE] logs = True each backup archives them; until then only the moments of dumps can be restored")
+	if err != nil {
+		return nil, nil, dbFailure(job.ExitUsage, err)
 	}
-	r.snap = logs
-	r.logs, err = job.OpenDatabase(ctx, d, logs)
-	return snap, r, err
+	r.logs, r.snap = logs, logs.Newest()
+	return snap, r, nil
 }
 
 // chooseDatabase is the one to restore; "": all.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump/postgres"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
@@ -96,7 +97,8 @@ func (a *app) dbWalPushCommand() *cobra.Command {
 		Short: "Store a file of a PostgreSQL server's log: what its archive_command runs",
 		Long: `Store a file of a PostgreSQL server's log in every repository: what its
 archive_command runs, with %p and %f. It is refused if the archive has another file
-of this name, and succeeds again if it has the same.
+of this name, and succeeds again if it has the same. A write-only key cannot read
+the archive: what this machine has stored with it is noted in the state directory.
 
 Exit codes: 0 stored in every repository · another one: not; the server keeps the
 file and tries again`,
@@ -179,7 +181,11 @@ above 125: it cannot be told, and recovery stops`,
 // fetchFailed is whatever is wrong but that the archive, which was read, has no such file:
 // PostgreSQL takes 1 for the end of the log, and opens the database there.
 func fetchFailed(err error) error {
-	return &job.Failure{Code: postgres.FetchExit(errors.New("")), Err: err, Hint: "recovery stops here, and can be started again"}
+	hint := "recovery stops here, and can be started again"
+	if h := dbdump.Hint(err); h != "" {
+		hint = h + "; " + hint
+	}
+	return &job.Failure{Code: postgres.FetchExit(errors.New("")), Err: err, Hint: hint}
 }
 
 func (a *app) dbWalFetch(ctx context.Context, name, file, path string) error {
@@ -195,7 +201,7 @@ func (a *app) dbWalFetch(ctx context.Context, name, file, path string) error {
 	if err != nil {
 		return fetchFailed(err)
 	}
-	l, err := job.OpenLog(ctx, d, host, name)
+	l, err := job.OpenLog(ctx, d, tree.KindPostgreSQLLog, host, name)
 	if err != nil {
 		return fetchFailed(err)
 	}
@@ -314,7 +320,7 @@ func (a *app) dbRecover(ctx context.Context, cmd *cobra.Command, args []string, 
 	if err != nil {
 		return err
 	}
-	l, err := job.OpenLog(ctx, d, host, name)
+	l, err := job.OpenLog(ctx, d, tree.KindPostgreSQLLog, host, name)
 	if err != nil {
 		return job.Fail(job.ExitUsage, err, "")
 	}

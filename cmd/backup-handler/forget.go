@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,8 @@ itself; what any of them keeps, stays. Whatever the rules say, these are kept: t
 newest, the newest that is whole, the newest that 'verify --read-data' has found
 right on this machine, those with the tag hold, suspicious ones and what is older
 than these (until 'approve'), and those of the future. A negative number keeps all.
+Archived logs of databases are kept as long as a dump needs them: of several
+snapshots of a log, one is made that has all (docs/logs.md).
 
 Named snapshots are removed unless they are held, suspicious or older than one that
 is, or the newest that was verified (--force), and never the last one that is whole.
@@ -113,6 +116,7 @@ type forgetReport struct {
 	DryRun     bool          `json:"dry_run,omitempty"`
 	Groups     []groupReport `json:"groups"`
 	Forgotten  []repo.ID     `json:"forgotten"`
+	Gathered   []repo.ID     `json:"gathered,omitempty"` // new snapshots, each with all of a log
 	Error      string        `json:"error,omitempty"`
 	Hint       string        `json:"hint,omitempty"`
 	Prune      *pruneReport  `json:"prune,omitempty"`
@@ -142,7 +146,7 @@ func (a *app) forget(ctx context.Context, c *cobra.Command, names []string, f *f
 	if err != nil {
 		return err
 	}
-	o := job.ForgetOptions{Names: names, Filter: a.filter, Force: f.force, DryRun: f.dryRun, Host: hostName(), Known: a.known(), Now: time.Now()}
+	o := job.ForgetOptions{Names: names, Filter: a.filter, Force: f.force, DryRun: f.dryRun, Host: hostName(), Known: a.known(), Now: time.Now(), By: a.by()}
 	if o.Policy, err = a.policy(c.Flags(), f); err != nil {
 		return job.Fail(job.ExitUsage, err, "")
 	}
@@ -160,6 +164,7 @@ func (a *app) forget(ctx context.Context, c *cobra.Command, names []string, f *f
 	code := job.ExitOK
 	var hints []string
 	for _, l := range locations {
+		o.Others = a.others([]string{l})
 		rep, err := a.forgetIn(ctx, acc, l, o, f)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -221,12 +226,30 @@ func (a *app) forgetIn(ctx context.Context, acc *job.Access, location string, o 
 	return rep, err
 }
 
+// by is who makes a snapshot, in it.
+func (a *app) by() tree.Snapshot {
+	return tree.Snapshot{User: userName(), Program: "backup-handler " + version, RunID: a.runID}
+}
+
+// others are the destinations of the configuration beside some.
+func (a *app) others(some []string) []string {
+	all, err := a.configured()
+	if err != nil {
+		return []string{""} // one of which nothing is known
+	}
+	return slices.DeleteFunc(all, func(l string) bool { return slices.Contains(some, l) })
+}
+
 // forgotten fills a report, and records what is gone.
 func (a *app) forgotten(rep *forgetReport, res *job.Forgetting) {
 	if res == nil {
 		return
 	}
 	rep.Forgotten = append(rep.Forgotten, res.Forgotten...)
+	rep.Gathered = append(rep.Gathered, res.Gathered...)
+	for _, id := range res.Gathered {
+		a.record("gather", slog.String("repository", rep.Repository), slog.String("snapshot", id.String()))
+	}
 	for _, g := range res.Groups {
 		gr := groupReport{Host: g.Host, Kind: g.Kind, Sources: g.Sources, Notes: g.Notes}
 		for _, x := range g.Decisions {
@@ -263,6 +286,9 @@ func (a *app) forgetText(w io.Writer, rep *forgetReport) error {
 			for _, n := range g.Notes {
 				fmt.Fprintf(w, "note: %s\n", n)
 			}
+		}
+		for _, id := range rep.Gathered {
+			fmt.Fprintf(w, "%s  %s is new, and has all of a log that was in several\n", quote(rep.Repository), id.Short())
 		}
 		verb := "forgotten"
 		if rep.DryRun {
@@ -360,7 +386,7 @@ func (a *app) retainIn(ctx context.Context, acc *job.Access, made []*tree.Snapsh
 		groups[i] = s.Group()
 	}
 	res, err := d.Forget(ctx, job.ForgetOptions{
-		Groups: groups, Policy: k.policy, Host: hostName(), Known: a.known(), Now: time.Now(),
+		Groups: groups, Policy: k.policy, Host: hostName(), Known: a.known(), Now: time.Now(), Others: a.others([]string{place}), By: a.by(),
 	})
 	a.forgotten(rep, res)
 	if err != nil {

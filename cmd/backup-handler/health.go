@@ -36,6 +36,8 @@ type health struct {
 	Running  []runBrief      `json:"running"`
 	// LastFailure is the newest run that did not do what it should.
 	LastFailure *runBrief `json:"last_failure,omitempty"`
+	// AdHoc is the newest backup of something else than what the configuration names.
+	AdHoc *runBrief `json:"last_ad_hoc,omitempty"`
 	// Places are the destinations as the last backup left them.
 	Places []placeHealth `json:"recorded_destinations"`
 	Daemon bool          `json:"daemon_runs"`
@@ -71,6 +73,7 @@ type runBrief struct {
 	Warnings int            `json:"warnings"`
 	Stored   int64          `json:"bytes_stored"`
 	warning  string
+	of       []string // what an ad-hoc backup is of
 }
 
 func briefOf(r *journal.Run, now time.Time) *runBrief {
@@ -78,7 +81,7 @@ func briefOf(r *journal.Run, now time.Time) *runBrief {
 	if r.Status == journal.Crashed {
 		took = 0
 	}
-	b := &runBrief{ID: r.ID, Command: r.Command, Status: r.Status, Start: r.Start, End: r.End, Seconds: took.Seconds(), PID: r.PID, Error: oneLine(r.Error), Warnings: len(r.Warnings), Stored: r.Counts.Stored}
+	b := &runBrief{ID: r.ID, Command: r.Series(), Status: r.Status, Start: r.Start, End: r.End, Seconds: took.Seconds(), PID: r.PID, Error: oneLine(r.Error), Warnings: len(r.Warnings), Stored: r.Counts.Stored}
 	if len(r.Warnings) > 0 {
 		b.warning = oneLine(r.Warnings[0])
 	}
@@ -156,16 +159,22 @@ func judge(runs []journal.Run, f *scheduled, now time.Time) *health {
 		switch {
 		case !r.Status.Over():
 			h.Running = append(h.Running, *briefOf(r, now))
-			going[r.Command] = true
+			going[r.Series()] = true
 		case !r.Status.Good() && h.LastFailure == nil:
 			h.LastFailure = briefOf(r, now)
+		}
+		if r.AdHoc && r.Status.Over() && h.AdHoc == nil {
+			h.AdHoc = briefOf(r, now)
+			for _, s := range r.Sources {
+				h.AdHoc.of = append(h.AdHoc.of, s.Path)
+			}
 		}
 	}
 	for _, kind := range schedule.Kinds() {
 		c := commandHealth{Command: kind}
 		for i := range runs {
 			r := &runs[i]
-			if r.Command != string(kind) || !r.Status.Over() {
+			if r.Series() != string(kind) || !r.Status.Over() {
 				continue
 			}
 			if c.Last == nil {
@@ -264,7 +273,7 @@ func (h *health) places(runs []journal.Run, now time.Time) {
 		if r.Command != "backup" || !r.Status.Over() || r.Status == journal.Crashed {
 			continue
 		}
-		if last == nil && len(r.Destinations) > 0 {
+		if last == nil && !r.AdHoc && len(r.Destinations) > 0 {
 			last = r
 		}
 		for _, d := range r.Destinations {
@@ -374,6 +383,13 @@ func (h *health) text(w io.Writer, host string, local bool, now time.Time) {
 	}
 	for i := range h.Commands {
 		field(w, string(h.Commands[i].Command), h.Commands[i].text(now))
+	}
+	if r := h.AdHoc; r != nil {
+		text := "good"
+		if !r.Status.Good() {
+			text = statusWords(r)
+		}
+		field(w, "ad hoc", fmt.Sprintf("%s %s ago: %s; it does not count as a backup of the configuration", text, ageText(now.Sub(r.ended())), quote(shortList(r.of))))
 	}
 	for _, r := range h.Running {
 		field(w, "running", fmt.Sprintf("%s since %s (%s), process %d", r.Command, r.Start.Local().Format("2006-01-02 15:04"), spanText(now.Sub(r.Start)), r.PID))

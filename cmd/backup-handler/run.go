@@ -28,6 +28,8 @@ type runKind struct {
 	// words of the command line.
 	alone []string
 	wait  time.Duration
+	// adHoc: a backup that is none of the configuration.
+	adHoc bool
 	// preflight refuses runs that should not be made; nil: none.
 	preflight func(ctx context.Context, run *journal.Run) error
 }
@@ -63,7 +65,7 @@ func (a *app) asRun(ctx context.Context, k runKind, work func(ctx context.Contex
 	} // else load has said that there is none
 	run := &journal.Run{
 		ID: a.runID, Command: k.command, Trigger: a.trigger(), Start: a.started, Host: hostName(), User: userName(), PID: os.Getpid(),
-		Version: version, Mode: k.mode,
+		Version: version, Mode: k.mode, AdHoc: k.adHoc,
 	}
 	if run.Config, err = absoluteConfig(a.cfg); err != nil {
 		return err
@@ -76,7 +78,7 @@ func (a *app) asRun(ctx context.Context, k runKind, work func(ctx context.Contex
 	if k.alone != nil {
 		run.Lock = job.LockName(k.command, slices.Concat([]string{run.Config}, k.alone)...)
 	}
-	if k.command == "backup" && r.Runs != nil {
+	if k.command == "backup" && !k.adHoc && r.Runs != nil {
 		if r.Sentinel, err = a.cfg.StatusSentinel(); err != nil {
 			a.warn("there is no status_sentinel: %v", err)
 		}

@@ -105,7 +105,7 @@ func (a *app) runs(f *runsFlags) error {
 			if r.Status == journal.Crashed { // nobody knows when
 				took = "-"
 			}
-			t.row(r.ID, r.Start.Local().Format("2006-01-02 15:04"), r.Command, took, string(r.Status), whatText(r))
+			t.row(r.ID, r.Start.Local().Format("2006-01-02 15:04"), r.Series(), took, string(r.Status), whatText(r))
 		}
 		return t.write(w)
 	})
@@ -153,7 +153,7 @@ func (a *app) runsShow(id string) error {
 			fmt.Fprintf(w, "%-12s %s\n", name, escape(fmt.Sprintf(format, args...), false))
 		}
 		line("run", "%s", r.ID)
-		line("command", "%s", strings.TrimSpace(r.Command+" "+r.Mode))
+		line("command", "%s", strings.TrimSpace(r.Series()+" "+r.Mode))
 		if r.Status.Over() && r.Status != journal.Crashed {
 			line("status", "%s, exit code %d", r.Status, r.Exit)
 		} else {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -99,6 +100,44 @@ func (f *backupFlags) command() string {
 // files says whether files are asked for, too.
 func (f *backupFlags) files() bool {
 	return !f.stdin && !f.fromCommand && !f.onlyLogs && !f.bare && !f.onlyDatabases()
+}
+
+// leftOut are the sources of the configuration that a backup has not, as the command line
+// names others: it says nothing about whether the configuration's backups are well. What the
+// schedule has started is what it should be.
+func (a *app) leftOut(f *backupFlags) (left []string) {
+	if f.onlyLogs || f.bare || a.trigger() != "cli" || !f.stdin && !f.fromCommand && len(f.sources) == 0 {
+		return nil
+	}
+	plain := new(backupFlags)
+	want, err := a.cfg.Sources()
+	streams, serr := a.streams(plain)
+	if err != nil || serr != nil {
+		return []string{"all of it"} // which is wrong
+	}
+	sources := f.sources
+	if f.files() && len(sources) == 0 {
+		sources = want
+	}
+	here := func(path string) bool {
+		path, _ = filepath.Abs(path)
+		return slices.ContainsFunc(sources, func(s string) bool {
+			s, _ = filepath.Abs(s)
+			return s == path || strings.HasPrefix(path, strings.TrimSuffix(s, string(filepath.Separator))+string(filepath.Separator))
+		})
+	}
+	for _, s := range want {
+		if !here(s) {
+			left = append(left, s)
+		}
+	}
+	made, err := a.streams(f)
+	for _, s := range streams {
+		if err != nil || !slices.ContainsFunc(made, func(m job.Stream) bool { return m.Kind == s.Kind && m.Source == s.Source }) {
+			left = append(left, s.Name)
+		}
+	}
+	return left
 }
 
 // databases are the streams of [DATABASE].

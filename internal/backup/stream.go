@@ -196,19 +196,34 @@ func (k *Sink) Keep(name string) (bool, error) {
 	if k.prev == nil {
 		return false, k.prevErr
 	}
-	s := k.s
-	old, err := tree.Lookup(s.ctx, s.r, k.prev, name)
+	old, err := tree.Lookup(k.s.ctx, k.s.r, k.prev, name)
 	if err != nil {
 		return false, notKept(err)
 	}
+	return k.take(name, old)
+}
+
+// Take takes over a node of another snapshot of the repository, under a name, as Keep does
+// from the parent.
+func (k *Sink) Take(name string, n *tree.Node) (bool, error) {
+	if err := k.enter(); err != nil {
+		return false, err
+	}
+	defer k.gate.RUnlock()
+	return k.take(name, n)
+}
+
+func (k *Sink) take(name string, old *tree.Node) (bool, error) {
+	s := k.s
 	for h, err := range tree.Hashes(s.ctx, s.r, old) {
 		if err != nil || !s.w.Has(h) {
 			return false, notKept(err)
 		}
 	}
 	found := make(map[string]*sinkEntry) // by name
-	err = tree.Walk(s.ctx, s.r, name, old, tree.Visitor{Node: func(at string, n *tree.Node) error {
-		e := &sinkEntry{node: n}
+	err := tree.Walk(s.ctx, s.r, name, old, tree.Visitor{Node: func(at string, n *tree.Node) error {
+		mine := *n // put gives it another name
+		e := &sinkEntry{node: &mine}
 		if n.Type == tree.Dir {
 			e.kids = make(map[string]*sinkEntry)
 		}

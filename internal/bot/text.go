@@ -35,8 +35,8 @@ func statusText(f Facts, host string, now time.Time) []string {
 		switch {
 		case r.DryRun:
 		case r.Status == journal.Running:
-			running = append(running, fmt.Sprintf("%s runs, since %s", r.Command, r.Start.In(now.Location()).Format(timeForm)))
-		case r.Command == "backup":
+			running = append(running, fmt.Sprintf("%s runs, since %s", r.Series(), r.Start.In(now.Location()).Format(timeForm)))
+		case r.Series() == "backup":
 			backups = append(backups, r)
 		}
 	}
@@ -143,7 +143,7 @@ func placesText(kind string, all []*place, now time.Time) (lines []string) {
 func runsText(f Facts, count int, now time.Time) []string {
 	var lines []string
 	for _, r := range f.Runs[:min(count, len(f.Runs))] {
-		line := fmt.Sprintf("%s %s: %s", r.Start.In(now.Location()).Format(timeForm), r.Command, r.Status)
+		line := fmt.Sprintf("%s %s: %s", r.Start.In(now.Location()).Format(timeForm), r.Series(), r.Status)
 		if !r.End.IsZero() {
 			line += ", " + r.Took(now).Round(time.Second).String()
 		}

@@ -36,17 +36,20 @@ type BackupOptions struct {
 	Sources      []string // none: only Streams
 	Streams      []Stream // made behind the files, in this order
 	Destinations []string
-	Mode         tree.Mode
-	Rules        *exclude.Rules
-	OneFS        bool
-	SQLite       sqlite.Options // without Paths and Find: databases are files like others
-	Tags         []string
-	AllowEmpty   bool
-	DryRun       bool
-	FileSHA256   bool
-	Readers      int
-	Sealers      int
-	Compression  repo.Compression
+	// Others are destinations of the configuration that this run does not write to: dumps
+	// in them may need what of a log would be left out.
+	Others      []string
+	Mode        tree.Mode
+	Rules       *exclude.Rules
+	OneFS       bool
+	SQLite      sqlite.Options // without Paths and Find: databases are files like others
+	Tags        []string
+	AllowEmpty  bool
+	DryRun      bool
+	FileSHA256  bool
+	Readers     int
+	Sealers     int
+	Compression repo.Compression
 
 	// Guard says what makes a run suspicious; nil: nothing does.
 	Guard *guard.Limits
@@ -205,7 +208,13 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 				"run the backup once for each destination (--backup-dirs); nothing was changed")
 		}
 	}
-	m := maker{ready: ready, o: &o, note: note, late: make(map[*Destination]error)}
+	m := maker{ready: ready, away: slices.Clone(o.Others), o: &o, note: note, late: make(map[*Destination]error)}
+	for _, d := range res.Destinations {
+		if d.Err != nil {
+			m.away = append(m.away, d.Location)
+		}
+	}
+	defer m.remember()
 	if !res.NoFiles {
 		group := (&tree.Snapshot{Host: o.Host, Sources: asPaths(sources)}).Group()
 		first, snap, err := m.make(ctx, group, func(d *Destination) (*tree.Snapshot, error) { return backupTo(ctx, d, &o, note) })
@@ -236,6 +245,7 @@ func runBackup(ctx context.Context, a *Access, o BackupOptions) (*BackupResult, 
 // A maker makes snapshots, each in the first destination that can take it.
 type maker struct {
 	ready []*Destination
+	away  []string // destinations of the configuration that cannot be looked at, by location
 	o     *BackupOptions
 	note  teller
 	late  map[*Destination]error // what could not be copied to one that is fit for use

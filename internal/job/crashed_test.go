@@ -93,6 +93,13 @@ func TestTellCrashes(t *testing.T) {
 		t.Error(err)
 	}
 	tell("7 crashed of 7")
+
+	// An ad-hoc backup says nothing about the configuration's.
+	put("8", "backup", "c", journal.Running)
+	if err := runs.Put(&journal.Run{ID: "9", Command: "backup", AdHoc: true, Config: "c", Status: journal.Success, Start: time.Now(), Lock: "other.lock"}); err != nil {
+		t.Fatal(err)
+	}
+	tell("8 crashed of 9")
 }
 
 // TestRunTellsOfCrash: of its own lock, before it begins.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -156,38 +155,6 @@ func Databases(all []config.Database, warn func(string)) []Stream {
 	return streams
 }
 
-// logMargin is how much older than the oldest snapshot that needs it a part of a log has
-// to be before it is left out: clocks of servers differ.
-const logMargin = 24 * time.Hour
-
-// oldestOf returns when the oldest snapshot of a kind of the server with a name was made;
-// zero: there is none, or one that cannot be read may be older.
-func oldestOf(d *Destination, kind tree.Kind, name string) (oldest time.Time) {
-	if len(d.Unreadable) > 0 {
-		return time.Time{}
-	}
-	for _, s := range d.Snapshots {
-		if s.Kind == kind && DatabaseName(s) == name && (oldest.IsZero() || s.Time.Before(oldest)) {
-			oldest = s.Time
-		}
-	}
-	return oldest
-}
-
-// watchOldest finds out, before the stream is made in a destination, when the oldest
-// snapshot there was made that needs the log; zero: all of the log is kept.
-func watchOldest(s *Stream, kind tree.Kind, name string) *time.Time {
-	oldest := new(time.Time)
-	s.Look = func(d *Destination) { *oldest = oldestOf(d, kind, name) }
-	return oldest
-}
-
-// unneeded says whether a file of a log, archived at some time, is needed by no base backup
-// or dump from oldest on. Histories of timelines are, always.
-func unneeded(file string, archived, oldest time.Time) bool {
-	return !oldest.IsZero() && archived.Before(oldest.Add(-logMargin)) && !strings.HasSuffix(file, ".history")
-}
-
 // archiveLogs archives the binary logs of a server, and takes over those of before that a
 // dump may still need.
 func archiveLogs(ctx context.Context, c *config.Database, to *backup.Sink, before fs.FS, oldest time.Time, tell func(string)) error {
@@ -259,228 +226,6 @@ func (w *watchedSink) Create(name string) (io.WriteCloser, error) {
 	return w.Sink.Create(name)
 }
 
-// keepLog takes over the archived log of a PostgreSQL server, but for what no base backup
-// needs any more.
-func keepLog(ctx context.Context, to *backup.Sink, before fs.FS, oldest time.Time, tell func(string)) error {
-	entries, err := fs.ReadDir(before, ".")
-	if err != nil {
-		return err
-	}
-	old := func(e fs.DirEntry) (bool, error) {
-		info, err := e.Info()
-		return err == nil && unneeded(e.Name(), info.ModTime(), oldest), err
-	}
-	any := false
-	for _, e := range entries {
-		is, err := old(e)
-		if err != nil {
-			return err
-		}
-		any = any || is
-	}
-	if !any {
-		if ok, err := to.Keep("."); ok || err != nil {
-			return err
-		}
-	}
-	for _, e := range entries {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if is, err := old(e); is || err != nil {
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		if ok, err := to.Keep(e.Name()); err != nil {
-			return err
-		} else if !ok {
-			tell("the file " + e.Name() + " of the archived log is damaged in the repository: moments that need it cannot be reached")
-		}
-	}
-	return nil
-}
-
-// A Log is the archived log of a PostgreSQL server in a repository, to read from: what any
-// of its snapshots has.
-type Log struct{ snapshots []fs.FS } // the newest first
-
-// LogHost chooses the machine whose archive of the log of the server with a name is meant:
-// the one that was given, else the preferred one if it has one, else the only one.
-func LogHost(d *Destination, name, given, preferred string) (string, error) {
-	logs := slices.DeleteFunc(slices.Clone(d.Snapshots), func(s *tree.Snapshot) bool { return s.Kind != tree.KindPostgreSQLLog || DatabaseName(s) != name })
-	hosts := Hosts(logs)
-	switch {
-	case given != "" && slices.Contains(hosts, given):
-		return given, nil
-	case given == "" && slices.Contains(hosts, preferred):
-		return preferred, nil
-	case given == "" && len(hosts) == 1:
-		return hosts[0], nil
-	case given == "" && len(hosts) > 1:
-		return "", Fail(ExitUsage, fmt.Errorf("several machines archive the log of a server %s", name), "add --host NAME: "+strings.Join(hosts, ", "))
-	case given != "":
-		name += " of " + given
-	}
-	return "", Fail(ExitUsage, fmt.Errorf("%s has no archived log of the server %s", d.Place, name), "'backup-handler db list' lists what there is")
-}
-
-// OpenLog opens the archived log of the server with a name, as a host has archived it.
-// That a file is not there is certain only if the destination has no snapshots that cannot
-// be read.
-func OpenLog(ctx context.Context, d *Destination, host, name string) (*Log, error) {
-	l := new(Log)
-	for _, s := range slices.Backward(d.Snapshots) {
-		if s.Kind == tree.KindPostgreSQLLog && DatabaseName(s) == name && s.Host == host {
-			fsys, err := OpenDatabase(ctx, d, s)
-			if err != nil {
-				return nil, err
-			}
-			l.snapshots = append(l.snapshots, fsys)
-		}
-	}
-	return l, nil
-}
-
-// Names implements [postgres.WAL].
-func (l *Log) Names(ctx context.Context) ([]string, error) {
-	all := make(map[string]bool)
-	for _, fsys := range l.snapshots {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		entries, err := fs.ReadDir(fsys, ".")
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range entries {
-			all[e.Name()] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(all)), nil
-}
-
-// Open implements [postgres.WAL].
-func (l *Log) Open(_ context.Context, name string) (io.ReadCloser, error) {
-	for _, fsys := range l.snapshots {
-		f, err := fsys.Open(name)
-		if !errors.Is(err, fs.ErrNotExist) {
-			return f, err
-		}
-	}
-	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
-}
-
-// Put implements [postgres.WAL]: it refuses.
-func (*Log) Put(context.Context, string, int64, io.Reader) error { return errors.ErrUnsupported }
-
-// logWriter adds a file to the log of before.
-type logWriter struct {
-	*Log
-	to *backup.Sink
-}
-
-func (l *logWriter) Put(ctx context.Context, name string, _ int64, r io.Reader) error {
-	if f, err := l.Open(ctx, name); !errors.Is(err, fs.ErrNotExist) {
-		if err == nil {
-			f.Close()
-			err = fs.ErrExist
-		}
-		return err
-	}
-	w, err := l.to.Create(name)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(w, r)
-	return errors.Join(err, w.Close())
-}
-
-// PushLog is the stream that adds a file, as segment, to the archived log of the
-// PostgreSQL server with a name. The snapshot has all that the one before had, but for what
-// no base backup of the server needs any more.
-func PushLog(name, file, segment string, warn func(string)) Stream {
-	return pileLog(name, segment, warn, func(ctx context.Context, to *logWriter) error { return postgres.Push(ctx, file, segment, to) })
-}
-
-// pileLog is PushLog for whatever add puts to the log.
-func pileLog(name, what string, warn func(string), add func(context.Context, *logWriter) error) Stream {
-	s := Stream{Name: name + "'s log", Kind: tree.KindPostgreSQLLog, Source: DatabaseSource(tree.KindPostgreSQLLog, name), What: what, Piles: true}
-	oldest := watchOldest(&s, tree.KindPostgreSQLBase, name)
-	s.Produce = func(ctx context.Context, to *backup.Sink, before fs.FS) error {
-		l := new(Log)
-		if before != nil {
-			if err := keepLog(ctx, to, before, *oldest, warn); err != nil {
-				return err
-			}
-			l.snapshots = []fs.FS{before}
-		}
-		return add(ctx, &logWriter{l, to})
-	}
-	return s
-}
-
-// ForgetLogs forgets snapshots of an archived log each of whose files a later one, last, has,
-// or no base backup or dump needs: each push makes one. PostgreSQL's files have to be the
-// same; a binary log of MySQL, whose name says when it began, may have grown. The newest
-// stays, and the one before it, and what is tagged. Where a snapshot cannot be read, all
-// stay.
-func ForgetLogs(ctx context.Context, d *Destination, last *tree.Snapshot) error {
-	var chain []*tree.Snapshot // the newest first
-	for _, s := range slices.Backward(d.Snapshots) {
-		if s.Group() == last.Group() {
-			chain = append(chain, s)
-		}
-	}
-	if len(chain) < 3 || chain[0].ID != last.ID || len(d.Unreadable) > 0 {
-		return nil
-	}
-	files := func(s *tree.Snapshot) (map[string]*tree.Node, error) {
-		dir, err := tree.Lookup(ctx, d.Repo, s.RootNode(), string(s.Sources[0]))
-		if err != nil {
-			return nil, err
-		}
-		all := make(map[string]*tree.Node)
-		err = tree.ReadDir(ctx, d.Repo, dir.Content, func(n *tree.Node) error {
-			all[n.Name] = n
-			return nil
-		})
-		return all, err
-	}
-	has, err := files(last)
-	if err != nil {
-		return err
-	}
-	grows, needs := false, tree.KindPostgreSQLBase
-	if last.Kind == tree.KindMySQLLog {
-		grows, needs = true, tree.KindMySQL
-	}
-	oldest := oldestOf(d, needs, DatabaseName(last))
-	for _, s := range chain[2:] {
-		if len(s.Tags) > 0 {
-			continue
-		}
-		old, err := files(s)
-		if err != nil {
-			return err
-		}
-		superseded := true
-		for name, n := range old {
-			kept := has[name]
-			same := kept != nil && (kept.Size == n.Size && slices.Equal(kept.Content, n.Content) ||
-				grows && (kept.Size > n.Size || name == mysql.LogsName))
-			superseded = superseded && (same || unneeded(name, n.MTime.Time(), oldest))
-		}
-		if superseded {
-			if err := d.Repo.Forget(ctx, s.ID); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // A Dump is a snapshot of a database, and what it says of itself.
 type Dump struct {
 	Snapshot *tree.Snapshot
@@ -509,7 +254,7 @@ func ReadDump(ctx context.Context, d *Destination, s *tree.Snapshot) *Dump {
 	case tree.KindPostgreSQLBase:
 		dump.Base, dump.Err = postgres.OpenBase(fsys)
 	case tree.KindPostgreSQLLog:
-		dump.Log, dump.Err = (&Log{[]fs.FS{fsys}}).Names(ctx)
+		dump.Log, dump.Err = logNames(fsys)
 	}
 	return dump
 }

@@ -48,7 +48,7 @@ func TestForgetLogs(t *testing.T) {
 		for _, dest := range []string{"a", "b"} {
 			d := b.loaded(a, dest)
 			logs := slices.DeleteFunc(slices.Clone(d.Snapshots), func(s *tree.Snapshot) bool { return s.Kind != tree.KindPostgreSQLLog })
-			l, err := OpenLog(t.Context(), d, "h", "main")
+			l, err := OpenLog(t.Context(), d, tree.KindPostgreSQLLog, "h", "main")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -70,7 +70,7 @@ func TestForgetLogs(t *testing.T) {
 	for n := 5; n < 8; n++ {
 		push(n)
 	}
-	if l, err := OpenLog(t.Context(), b.loaded(a, "a"), "h", "main"); err != nil {
+	if l, err := OpenLog(t.Context(), b.loaded(a, "a"), tree.KindPostgreSQLLog, "h", "main"); err != nil {
 		t.Fatal(err)
 	} else if got, err := l.Names(t.Context()); err != nil || len(got) != 8 {
 		t.Fatalf("files of the log are gone: %v %v", got, err)
@@ -82,7 +82,7 @@ func TestForgetLogs(t *testing.T) {
 	now = now.Add(logMargin / 2)
 	run(base)
 	push(8)
-	if l, err := OpenLog(t.Context(), b.loaded(a, "a"), "h", "main"); err != nil {
+	if l, err := OpenLog(t.Context(), b.loaded(a, "a"), tree.KindPostgreSQLLog, "h", "main"); err != nil {
 		t.Fatal(err)
 	} else if got, err := l.Names(t.Context()); err != nil || len(got) != 9 {
 		t.Fatalf("left out too early: %v %v", got, err)

@@ -40,6 +40,11 @@ type ForgetOptions struct {
 	Host   string // this one, for Filter.Resolve
 	Known  Known
 	Now    time.Time
+	// Others are the other destinations of the configuration: dumps there may need what of
+	// a log would be left out here.
+	Others []string
+	// By is who brings logs together, in the snapshot that has all of one.
+	By tree.Snapshot
 }
 
 // A Forgetting is what was decided about the snapshots of one repository, and done.
@@ -47,12 +52,18 @@ type Forgetting struct {
 	Groups []retention.Group
 	// Damaged are named snapshots that do not open.
 	Damaged []repo.ID
-	// Forgotten are gone or, dry, would be.
+	// Forgotten are gone or, dry, would be; but for those of logs, which a dry run does not
+	// bring together.
 	Forgotten []repo.ID
+	// Gathered are new: each has all of a log.
+	Gathered []repo.ID
 }
 
 // Forget removes snapshots. What only they needed stays until a prune. The list of
 // snapshots is read anew. The error is a *Failure.
+//
+// Policy does not decide about archived logs, of which it would keep one file in seven: they
+// are brought together instead, and what no dump needs any more is left out (docs/logs.md).
 func (d *Destination) Forget(ctx context.Context, o ForgetOptions) (*Forgetting, error) {
 	if err := d.LoadSnapshots(ctx); err != nil {
 		return nil, Fail(ExitPartial, err, "")
@@ -63,12 +74,18 @@ func (d *Destination) Forget(ctx context.Context, o ForgetOptions) (*Forgetting,
 	}
 	facts := retention.Facts{Verified: verified, Approved: o.Known.Approved}
 	f := new(Forgetting)
+	var logs []tree.Group
 	if len(o.Names) == 0 {
 		chosen := o.Filter.Of(d.Snapshots)
 		if len(o.Groups) > 0 {
 			chosen = slices.DeleteFunc(chosen, func(s *tree.Snapshot) bool { return !slices.Contains(o.Groups, s.Group()) })
 		}
-		f.Groups = retention.Decide(o.Policy, chosen, facts, o.Now)
+		f.Groups = retention.Decide(o.Policy, slices.DeleteFunc(slices.Clone(chosen), func(s *tree.Snapshot) bool { return isLog(s.Kind) }), facts, o.Now)
+		for _, s := range chosen {
+			if isLog(s.Kind) && !slices.Contains(logs, s.Group()) {
+				logs = append(logs, s.Group())
+			}
+		}
 	} else if err := f.name(d, &o, facts); err != nil {
 		return nil, err
 	}
@@ -94,7 +111,55 @@ func (d *Destination) Forget(ctx context.Context, o ForgetOptions) (*Forgetting,
 		f.Forgotten = append(f.Forgotten, id)
 	}
 	d.Snapshots = slices.DeleteFunc(d.Snapshots, func(s *tree.Snapshot) bool { return slices.Contains(f.Forgotten, s.ID) })
-	return f, nil
+	return f, d.gatherLogs(ctx, f, logs, &o)
+}
+
+// gatherLogs brings logs together. One of them keeps the others from nothing.
+func (d *Destination) gatherLogs(ctx context.Context, f *Forgetting, logs []tree.Group, o *ForgetOptions) error {
+	look := &Outlook{Known: o.Known, Open: []*Destination{d}, Away: o.Others}
+	if err := look.remember(); err != nil {
+		return Fail(ExitPartial, fmt.Errorf("remember what dumps need: %w", err), "")
+	}
+	var failed []error
+	for _, group := range logs {
+		before := d.chain(group)
+		if len(before) < 3 {
+			continue
+		}
+		made, err := d.gatherLog(ctx, group, look, o)
+		if made != nil {
+			f.Gathered = append(f.Gathered, made.ID)
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			failed = append(failed, fmt.Errorf("the log of %s: %w", DatabaseName(before[0]), err))
+			continue
+		}
+		after := d.chain(group)
+		for _, s := range before {
+			if !slices.ContainsFunc(after, func(o *tree.Snapshot) bool { return o.ID == s.ID }) {
+				f.Forgotten = append(f.Forgotten, s.ID)
+			}
+		}
+	}
+	if len(failed) == 0 {
+		return nil
+	}
+	return Fail(ExitPartial, errors.Join(failed...), hint(failed[0]))
+}
+
+func (d *Destination) gatherLog(ctx context.Context, group tree.Group, look *Outlook, o *ForgetOptions) (*tree.Snapshot, error) {
+	for attempt := 1; ; attempt++ {
+		if err := d.Load(ctx); err != nil {
+			return nil, err
+		}
+		made, err := GatherLog(ctx, d, group, look, o.By, repo.WriterOptions{})
+		if !errors.Is(err, repo.ErrRaced) || attempt == 2 {
+			return made, err
+		}
+	}
 }
 
 // name decides about named snapshots.

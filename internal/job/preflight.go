@@ -451,7 +451,7 @@ func (p *preflighting) recorded() (h past) {
 		if !r.Status.Good() {
 			continue
 		}
-		if h.last.IsZero() {
+		if h.last.IsZero() && !r.AdHoc {
 			h.last, h.files = r.End, r.Counts.Files
 		}
 		// What a first run stores is everything: the next ones are not like it.

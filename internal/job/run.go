@@ -145,7 +145,7 @@ func (r *Runner) Do(ctx context.Context, run *journal.Run, work func(ctx context
 const crashedLock = "crashed.lock"
 
 // TellCrashes tells of runs of a configuration that ended without a word, as they could
-// not do so themselves, and records that it has. Of those of one command only the newest
+// not do so themselves, and records that it has. Of those of one series only the newest
 // is told, and none that a newer run has followed, which told how things stand. If nobody
 // could be told, the next one tries. mine is the name of a lock that the caller has; "":
 // none.
@@ -165,7 +165,7 @@ func TellCrashes(ctx context.Context, runs *journal.Runs, config, mine string, n
 	if err != nil {
 		return err
 	}
-	newer := make(map[string]bool) // commands that have one
+	newer := make(map[string]bool) // series that have one
 	for i := range all {
 		run := all[i]
 		if run.Config != config {
@@ -173,7 +173,7 @@ func TellCrashes(ctx context.Context, runs *journal.Runs, config, mine string, n
 		}
 		if crashed[run.ID] {
 			failed := false
-			if !newer[run.Command] {
+			if !newer[run.Series()] {
 				told := n.Ended(ctx, &run, all)
 				failed = len(told) > 0
 				for _, t := range told {
@@ -194,7 +194,7 @@ func TellCrashes(ctx context.Context, runs *journal.Runs, config, mine string, n
 			}
 		}
 		// One that was refused for it has told of nothing else.
-		newer[run.Command] = newer[run.Command] || run.Lock != ""
+		newer[run.Series()] = newer[run.Series()] || run.Lock != ""
 	}
 	return nil
 }

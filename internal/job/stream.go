@@ -25,8 +25,11 @@ type Stream struct {
 	Tags   []string // beside those of the run
 	What   string   // what a dry run says that would be run, in one line without secrets
 
-	// Look, if set, is shown the destination before Produce is called.
-	Look func(*Destination)
+	// Look, if set, is called before Produce: with the destination that the snapshot is made
+	// in, and all of them.
+	Look func(*Destination, *Outlook)
+	// Stored, if set, is told where the snapshot was made, before it is copied.
+	Stored func(*Destination)
 	// Piles says that each snapshot has all of those before: they are forgotten, by
 	// ForgetLogs.
 	Piles bool
@@ -62,7 +65,11 @@ func (m *maker) streams(ctx context.Context, res *BackupResult) {
 			continue
 		}
 		group := (&tree.Snapshot{Host: m.o.Host, Kind: s.Kind, Sources: []tree.Path{tree.Path(s.Source)}}).Group()
-		_, s.Snapshot, s.Err = m.make(ctx, group, func(d *Destination) (*tree.Snapshot, error) { return streamTo(ctx, d, m.o, s.Stream) })
+		var first *Destination
+		first, s.Snapshot, s.Err = m.make(ctx, group, func(d *Destination) (*tree.Snapshot, error) { return m.streamTo(ctx, d, s.Stream) })
+		if s.Snapshot != nil && s.Stored != nil {
+			s.Stored(first)
+		}
 		switch source, ok := errors.AsType[*backup.SourceError](s.Err); {
 		case ctx.Err() != nil && s.Snapshot == nil:
 			s.Err = context.Cause(ctx)
@@ -81,18 +88,20 @@ func (m *maker) streams(ctx context.Context, res *BackupResult) {
 // forgetLogs forgets what a snapshot of a log supersedes. What cannot be forgotten costs
 // room, and no more.
 func (m *maker) forgetLogs(ctx context.Context, last *tree.Snapshot) {
+	look := m.outlook()
 	for _, d := range m.ready {
 		if d.Err != nil {
 			continue
 		}
-		if err := ForgetLogs(ctx, d, last); err != nil && m.o.Log != nil {
+		if err := ForgetLogs(ctx, d, last, look); err != nil && m.o.Log != nil {
 			m.o.Log.Warn("superseded snapshots of a log stay", "destination", d.Location, "error", err.Error())
 		}
 	}
 }
 
 // streamTo makes the snapshot of a stream in one destination.
-func streamTo(ctx context.Context, d *Destination, o *BackupOptions, s *Stream) (*tree.Snapshot, error) {
+func (m *maker) streamTo(ctx context.Context, d *Destination, s *Stream) (*tree.Snapshot, error) {
+	o := m.o
 	snap := tree.Snapshot{
 		Time: o.Now().Truncate(time.Microsecond), Host: o.Host, User: o.User, Program: o.Program, RunID: o.RunID,
 		Kind: s.Kind, Sources: []tree.Path{tree.Path(s.Source)}, Mode: tree.Full, Tags: slices.Concat(o.Tags, s.Tags),
@@ -117,7 +126,7 @@ func streamTo(ctx context.Context, d *Destination, o *BackupOptions, s *Stream) 
 		}
 	}
 	if s.Look != nil {
-		s.Look(d)
+		s.Look(d, m.outlook())
 	}
 	return backup.Stream(ctx, d.Repo, snap, opts, func(ctx context.Context, to *backup.Sink) error { return s.Produce(ctx, to, before) })
 }

@@ -70,6 +70,8 @@ type Run struct {
 	Config  string `json:"config,omitempty"` // path; "" for none
 	Mode    string `json:"mode,omitempty"`   // full, incremental, differential
 	DryRun  bool   `json:"dry_run,omitempty"`
+	// AdHoc: a backup that leaves out sources of its configuration, which names others.
+	AdHoc bool `json:"ad_hoc,omitempty"`
 
 	Snapshot     string           `json:"snapshot,omitempty"` // ID of the one made, checked or restored
 	Sources      []SourceRun      `json:"sources,omitempty"`
@@ -138,6 +140,19 @@ type Counts struct {
 type Told struct {
 	Channel string `json:"channel"`
 	Error   string `json:"error,omitempty"`
+}
+
+// AdHocBackup is the series of backups that are none of their configuration.
+const AdHocBackup = "ad-hoc backup"
+
+// Series names the runs that a run is one of: those of the same command. How one stands says
+// nothing about another: a backup of something else, ad hoc, does not make up for one of the
+// configuration's sources.
+func (r *Run) Series() string {
+	if r.AdHoc {
+		return AdHocBackup
+	}
+	return r.Command
 }
 
 // Took is how long the run took, or has taken so far.

@@ -161,7 +161,7 @@ func (s *State) Write(w io.Writer) error {
 }
 
 // mine says whether a run counts.
-func (s *State) mine(r *journal.Run) bool { return r.Config == s.Config && !r.DryRun }
+func (s *State) mine(r *journal.Run) bool { return r.Config == s.Config && !r.DryRun && !r.AdHoc }
 
 // commands are those that there is something to tell of, sorted.
 func (s *State) commands() []string {

@@ -27,7 +27,7 @@ func newStory(run *journal.Run, history []journal.Run) *story {
 	}
 	var before []journal.Run
 	for _, r := range history {
-		if r.Command == run.Command && r.Config == run.Config && r.Status.Over() && !r.DryRun && r.ID != run.ID {
+		if r.Series() == run.Series() && r.Config == run.Config && r.Status.Over() && !r.DryRun && r.ID != run.ID {
 			before = append(before, r)
 		}
 	}
@@ -77,7 +77,7 @@ func (s *story) key() string {
 		}
 	}
 	r := s.run
-	add(r.Command, r.Config, string(s.levels[0]), string(r.Status), vague(r.Error))
+	add(r.Series(), r.Config, string(s.levels[0]), string(r.Status), vague(r.Error))
 	for _, src := range r.Sources {
 		if src.Error != "" {
 			add(src.Path, vague(src.Error))

@@ -27,7 +27,7 @@ type Heartbeat struct {
 
 const (
 	heartbeatName = "heartbeat"
-	// heartbeatCommand is the one that it hears of: a check watches one thing.
+	// heartbeatCommand is the series that it hears of: a check watches one thing.
 	heartbeatCommand = "backup"
 	// maxHeartbeatBody is what healthchecks.io keeps of a body.
 	maxHeartbeatBody = 100_000

@@ -190,7 +190,7 @@ func (n *Notifier) Started(ctx context.Context, run *journal.Run) []journal.Told
 			out = append(out, delivery{channel: c, messages: []*message{n.startedText(run)}})
 		}
 	}
-	if n.o.Heartbeat != nil && run.Command == heartbeatCommand {
+	if n.o.Heartbeat != nil && run.Series() == heartbeatCommand {
 		out = append(out, n.beat(func(ctx context.Context) error { return n.o.Heartbeat.start(ctx, &n.env, run.ID) }))
 	}
 	n.deliver(ctx, min(n.o.Limit, startLimit), out)
@@ -222,7 +222,7 @@ func (n *Notifier) Ended(ctx context.Context, run *journal.Run, history []journa
 		n.addDigest(&d, st, withRun(run, history), now)
 		out = append(out, d)
 	}
-	if n.o.Heartbeat != nil && run.Command == heartbeatCommand {
+	if n.o.Heartbeat != nil && run.Series() == heartbeatCommand {
 		text := n.runText(s).whole()
 		out = append(out, n.beat(func(ctx context.Context) error { return n.o.Heartbeat.end(ctx, &n.env, run, text) }))
 	}

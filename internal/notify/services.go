@@ -235,7 +235,7 @@ func matrix(s *Service, m *message) ([]request, error) {
 func pagerduty(s *Service, m *message) ([]request, error) {
 	key := "backup-handler/" + m.host + "/" + m.event
 	if m.run != nil {
-		key = "backup-handler/" + m.host + "/" + m.run.Command + "/" + m.run.Config
+		key = "backup-handler/" + m.host + "/" + m.run.Series() + "/" + m.run.Config
 	}
 	sum := sha256.Sum256([]byte(key))
 	key = "backup-handler/" + hex.EncodeToString(sum[:16])

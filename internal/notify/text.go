@@ -142,9 +142,9 @@ func (n *Notifier) list(m *message, heading string, lines []string) {
 }
 
 func (n *Notifier) startedText(run *journal.Run) *message {
-	m := n.newMessage(string(Started), fmt.Sprintf("%s on %s has begun", run.Command, n.o.Host))
+	m := n.newMessage(string(Started), fmt.Sprintf("%s on %s has begun", run.Series(), n.o.Host))
 	m.run = run
-	n.paragraph(m, fmt.Sprintf("The %s on %s has begun at %s.", run.Command, n.o.Host, n.when(run.Start)))
+	n.paragraph(m, fmt.Sprintf("The %s on %s has begun at %s.", run.Series(), n.o.Host, n.when(run.Start)))
 	n.footer(m, run)
 	return m
 }
@@ -165,7 +165,7 @@ func verb(s journal.Status) string {
 // runText tells how a run has ended.
 func (n *Notifier) runText(s *story) *message {
 	run, level := s.run, s.levels[0]
-	what := run.Command + " on " + n.o.Host
+	what := run.Series() + " on " + n.o.Host
 	var subject string
 	switch level {
 	case Failure:
@@ -205,7 +205,7 @@ func (n *Notifier) runText(s *story) *message {
 
 // story is the first sentence.
 func (n *Notifier) story(s *story) string {
-	what := fmt.Sprintf("The %s on %s", s.run.Command, n.o.Host)
+	what := fmt.Sprintf("The %s on %s", s.run.Series(), n.o.Host)
 	again := func(times string) string {
 		if s.inRow < 2 {
 			return ""
@@ -331,11 +331,11 @@ func (n *Notifier) digestText(history []journal.Run, from, now time.Time) *messa
 	var sums []*sum
 	find := func(r journal.Run) *sum {
 		for _, s := range sums {
-			if s.command == r.Command && s.config == r.Config {
+			if s.command == r.Series() && s.config == r.Config {
 				return s
 			}
 		}
-		sums = append(sums, &sum{command: r.Command, config: r.Config})
+		sums = append(sums, &sum{command: r.Series(), config: r.Config})
 		return sums[len(sums)-1]
 	}
 	failures := 0

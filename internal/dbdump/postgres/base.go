@@ -163,7 +163,7 @@ func (t *session) lookBase(b *Base, info *serverInfo, warn func(string)) error {
 	}
 	b.SegmentBytes, b.System, b.Begun = r[0].Segment, r[0].System, r[0].Now
 	if len(r[0].Spaces) > 0 {
-		return &dbdump.Error{Err: fmt.Errorf("the server has tablespaces (%s), which base backups do not cover", strings.Join(r[0].Spaces, ", ")),
+		return &dbdump.Error{Err: fmt.Errorf("the server has tablespaces (%s), which base backups do not cover: pg_basebackup prints a server without any only, and would need a directory with room for all of it", strings.Join(r[0].Spaces, ", ")),
 			Hint: "move what is in them to the default one, or make dumps"}
 	}
 	off := r[0].Command == "" || r[0].Command == "(disabled)"

@@ -68,22 +68,30 @@ func checkArgs(args []string) error {
 
 // A databaseRecord is what is needed to make a database anew: databaseRec.
 type databaseRecord struct {
-	Name            string        `json:"name"`
-	Owner           string        `json:"owner"`
-	Encoding        string        `json:"encoding"`
-	Collate         string        `json:"collate"`
-	Ctype           string        `json:"ctype"`
-	Provider        string        `json:"provider,omitempty"` // "c": the system's, "i": ICU, "b": builtin; "": before version 15
-	Locale          string        `json:"locale,omitempty"`   // of ICU or builtin
-	ICURules        string        `json:"icu_rules,omitempty"`
-	Comment         string        `json:"comment,omitempty"`
-	ConnectionLimit int           `json:"connection_limit"`
-	Settings        []string      `json:"settings,omitempty"` // "name=value"
-	Public          bool          `json:"default_rights"`     // rights were never changed
-	Rights          []rightRecord `json:"rights,omitempty"`
-	Roles           []string      `json:"roles"`       // that own something or have rights
-	Tablespaces     []string      `json:"tablespaces"` // that hold something, but for the default
-	Excluded        []string      `json:"excluded,omitempty"`
+	Name            string   `json:"name"`
+	Owner           string   `json:"owner"`
+	Encoding        string   `json:"encoding"`
+	Collate         string   `json:"collate"`
+	Ctype           string   `json:"ctype"`
+	Provider        string   `json:"provider,omitempty"` // "c": the system's, "i": ICU, "b": builtin; "": before version 15
+	Locale          string   `json:"locale,omitempty"`   // of ICU or builtin
+	ICURules        string   `json:"icu_rules,omitempty"`
+	Comment         string   `json:"comment,omitempty"`
+	ConnectionLimit int      `json:"connection_limit"`
+	Settings        []string `json:"settings,omitempty"` // "name=value"
+	// RoleSettings are those of ALTER ROLE … IN DATABASE.
+	RoleSettings []roleSettings `json:"role_settings,omitempty"`
+	Public       bool           `json:"default_rights"` // rights were never changed
+	Rights       []rightRecord  `json:"rights,omitempty"`
+	Roles        []string       `json:"roles"`       // that own something or have rights
+	Tablespaces  []string       `json:"tablespaces"` // that hold something, but for the default
+	Excluded     []string       `json:"excluded,omitempty"`
+}
+
+// roleSettings are what holds for a role in the database.
+type roleSettings struct {
+	Role     string   `json:"role"`
+	Settings []string `json:"settings"` // "name=value"
 }
 
 // A rightRecord is a right to the database; Role "": everybody's.
@@ -98,6 +106,8 @@ const recordQuery = `SELECT d.datname AS name, pg_get_userbyid(d.datdba) AS owne
 	coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale') AS locale, to_jsonb(d)->>'daticurules' AS icu_rules,
 	shobj_description(d.oid, 'pg_database') AS comment, d.datconnlimit AS connection_limit,
 	(SELECT json_agg(v) FROM pg_db_role_setting s, unnest(s.setconfig) v WHERE s.setdatabase = d.oid AND s.setrole = 0) AS settings,
+	(SELECT json_agg(json_build_object('role', r.rolname, 'settings', s.setconfig) ORDER BY r.rolname)
+		FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole WHERE s.setdatabase = d.oid) AS role_settings,
 	d.datacl IS NULL AS default_rights,
 	(SELECT json_agg(json_build_object('role', coalesce(r.rolname, ''), 'right', a.privilege_type, 'grantable', a.is_grantable) ORDER BY r.rolname, a.privilege_type)
 		FROM aclexplode(d.datacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee) AS rights,

@@ -25,7 +25,8 @@ func TestRoundTrip(t *testing.T) {
 	server := sharedServer(t)
 	s := admin(server)
 	server.SQL("postgres", `ALTER DATABASE awkward SET search_path = "S 1", public; ALTER DATABASE awkward SET work_mem = '5MB'; ALTER DATABASE awkward SET custom.x = 'it''s \';
-COMMENT ON DATABASE awkward IS 'it''s'; GRANT CREATE ON DATABASE awkward TO "Röle; Type: TABLE DATA; Schema: x" WITH GRANT OPTION; REVOKE TEMP ON DATABASE awkward FROM PUBLIC; ALTER DATABASE awkward CONNECTION LIMIT 30`)
+COMMENT ON DATABASE awkward IS 'it''s'; ALTER ROLE "Röle; Type: TABLE DATA; Schema: x" IN DATABASE awkward SET search_path = "S 1", public; ALTER ROLE "Röle; Type: TABLE DATA; Schema: x" IN DATABASE awkward SET custom.y = 'it''s \';
+ALTER ROLE postgres IN DATABASE awkward SET work_mem = '6MB'; GRANT CREATE ON DATABASE awkward TO "Röle; Type: TABLE DATA; Schema: x" WITH GRANT OPTION; REVOKE TEMP ON DATABASE awkward FROM PUBLIC; ALTER DATABASE awkward CONNECTION LIMIT 30`)
 	dir, m := dump(t, s, DumpOptions{Databases: []string{"awkward"}})
 	// Unchanged tables are unchanged files.
 	again, _ := dump(t, s, DumpOptions{Databases: []string{"awkward"}})
@@ -49,7 +50,7 @@ COMMENT ON DATABASE awkward IS 'it''s'; GRANT CREATE ON DATABASE awkward TO "Rö
 	same(t, "dump of the restored database", dir, restored, "dump.json", "awkward/database.json")
 	properties := func(name string) string {
 		return server.SQL("postgres", `SELECT pg_get_userbyid(datdba), encoding, datcollate, datctype, datconnlimit, (SELECT array_agg(a ORDER BY a::text) FROM unnest(datacl) a), shobj_description(oid, 'pg_database'),
-	(SELECT setconfig FROM pg_db_role_setting WHERE setdatabase = d.oid) FROM pg_database d WHERE datname = `+literal(name))
+	(SELECT array_agg(setrole::regrole || setconfig::text ORDER BY setrole::text) FROM pg_db_role_setting WHERE setdatabase = d.oid) FROM pg_database d WHERE datname = `+literal(name))
 	}
 	if a, b := properties("awkward"), properties(`Copy "x`); a != b {
 		t.Errorf("properties of the database: %s\nwas %s", b, a)

@@ -77,13 +77,31 @@ type GapError struct {
 	First   string // the first that is missing
 	Missing int    // how many are, up to the last that is there
 	Reach   *Reach // up to the gap
+	// Conflict, unless it is nil, says that First is not missing: it cannot be told which
+	// of several it is.
+	Conflict error
 }
 
+// Unwrap returns Conflict.
+func (e *GapError) Unwrap() error { return e.Conflict }
+
 func (e *GapError) Error() string {
+	if e.Conflict != nil {
+		return e.Conflict.Error()
+	}
 	if e.Missing == 1 {
 		return fmt.Sprintf("the archived log has a gap: segment %s is missing", e.First)
 	}
 	return fmt.Sprintf("the archived log has a gap: %d segments are missing, the first is %s", e.Missing, e.First)
+}
+
+// hint says what can be done all the same.
+func (e *GapError) hint() string {
+	before := fmt.Sprintf("name a time or a position before it: the log goes to %s without a gap", e.Reach.LSN)
+	if h := dbdump.Hint(e.Conflict); h != "" {
+		return h + "; or " + before
+	}
+	return before
 }
 
 // Reachable finds how far recovery from a base backup can go with the log that there is.
@@ -97,6 +115,12 @@ func Reachable(ctx context.Context, s *Server, b *Base, wal WAL, timeline uint32
 	there := map[string]bool{}
 	for _, n := range names {
 		there[n] = true
+	}
+	disputed := map[string]error{}
+	if w, ok := wal.(Disputed); ok {
+		if disputed, err = w.Conflicts(ctx); err != nil {
+			return nil, fmt.Errorf("compare the archived log: %w", err)
+		}
 	}
 	chain, err := follow(ctx, b, wal, there, timeline)
 	if err != nil {
@@ -115,11 +139,14 @@ func Reachable(ctx context.Context, s *Server, b *Base, wal WAL, timeline uint32
 	}
 	first := uint64(b.Start) / size
 	end := first
-	for there[name(end)] {
+	for there[name(end)] && disputed[name(end)] == nil {
 		end++
 	}
 	r := &Reach{Timeline: chain[len(chain)-1].timeline, LSN: LSN(end * size)}
 	if r.LSN < b.Stop {
+		if err := disputed[name(end)]; err != nil {
+			return nil, err
+		}
 		return nil, &dbdump.Error{Err: fmt.Errorf("segment %s of the log is missing, without which this base backup cannot be restored", name(end)),
 			Hint: "restore another base backup"}
 	}
@@ -139,7 +166,7 @@ func Reachable(ctx context.Context, s *Server, b *Base, wal WAL, timeline uint32
 	if highest == end {
 		return r, nil
 	}
-	gap := &GapError{First: name(end), Reach: r}
+	gap := &GapError{First: name(end), Reach: r, Conflict: disputed[name(end)]}
 	for no := end; no < highest; no++ {
 		if !there[name(no)] {
 			gap.Missing++
@@ -350,7 +377,7 @@ func (o *RecoverOptions) settings(b *Base, r *Reach) string {
 }
 
 // recoverySettings are lines that a recovery before may have left.
-var recoverySettings = regexp.MustCompile(`(?mi)^[ \t]*(?:recovery_target\w*|restore_command|# Recovery, set by backup-handler)\b.*\n?`)
+var recoverySettings = regexp.MustCompile(`(?mi)^[ \t]*(?:recovery_target\w*|recovery_prefetch|restore_command|# Recovery, set by backup-handler)\b.*\n?`)
 
 // setRecovery puts settings into a cluster's file of its own settings, for those of a
 // recovery before.
@@ -394,7 +421,7 @@ func RestoreBase(ctx context.Context, s *Server, fsys fs.FS, wal WAL, dir string
 		return nil, nil, err
 	}
 	if gaps && o.TargetTime.IsZero() && o.TargetLSN == "" && !o.Immediate {
-		return nil, nil, &dbdump.Error{Err: gap, Hint: fmt.Sprintf("name a time or a position before it: the log goes to %s without a gap", reach.LSN)}
+		return nil, nil, &dbdump.Error{Err: gap, Hint: gap.hint()}
 	}
 	owner := o.Owner
 	if owner == "" && root() {
@@ -404,7 +431,13 @@ func RestoreBase(ctx context.Context, s *Server, fsys fs.FS, wal WAL, dir string
 	if w.uid, w.gid, err = ids(owner); err != nil {
 		return nil, nil, err
 	}
-	if err := w.run(ctx, o.settings(b, reach)); err != nil {
+	settings := o.settings(b, reach)
+	if gaps && gap.Conflict != nil && versionOf(b.Server) >= 15 {
+		// Segments behind the target would be asked for before it is reached, and the answer
+		// for one that is disputed ends the recovery.
+		settings += "recovery_prefetch = 'off'\n"
+	}
+	if err := w.run(ctx, settings); err != nil {
 		return nil, nil, err
 	}
 	return b, reach, nil

@@ -200,6 +200,9 @@ func (r *restore) run(ctx context.Context) (err error) {
 	if err := t.exec(r.propertiesSQL()); err != nil {
 		return err
 	}
+	if err := r.roleSettings(t); err != nil {
+		return err
+	}
 	return r.publish(t)
 }
 
@@ -324,6 +327,45 @@ func (r *restore) createSQL() string {
 // listSettings have values that are lists of quoted names.
 var listSettings = []string{"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"}
 
+// setSQL is the SET of "name=value", as catalogs have it.
+func setSQL(setting string) string {
+	name, value, _ := strings.Cut(setting, "=")
+	if !slices.Contains(listSettings, strings.ToLower(name)) || value == "" {
+		value = literal(value)
+	}
+	parts := strings.Split(name, ".") // "extension.setting"
+	for i := range parts {
+		parts[i] = ident(parts[i])
+	}
+	return "SET " + strings.Join(parts, ".") + " TO " + value
+}
+
+// roleSettings sets what holds for roles in the database. What cannot be set is warned of:
+// the database is whole without.
+func (r *restore) roleSettings(t *session) error {
+	for _, s := range r.record.RoleSettings {
+		missing, err := t.missing([]string{s.Role}, "pg_roles", "rolname")
+		if err != nil {
+			return err
+		}
+		if len(missing) > 0 {
+			r.warn(fmt.Sprintf("the server lacks the role %q: its settings in the database are left out", s.Role))
+			continue
+		}
+		for _, setting := range s.Settings {
+			why, err := t.try(fmt.Sprintf("ALTER ROLE %s IN DATABASE %s %s", ident(s.Role), ident(r.temp), setSQL(setting)))
+			if err != nil {
+				return err
+			}
+			if why != "" {
+				name, _, _ := strings.Cut(setting, "=")
+				r.warn(fmt.Sprintf("the setting %s of the role %q in the database is left out: %s", name, s.Role, why))
+			}
+		}
+	}
+	return nil
+}
+
 // propertiesSQL sets what a database has beside its contents.
 func (r *restore) propertiesSQL() string {
 	d, on := &r.record, ident(r.temp)
@@ -333,15 +375,7 @@ func (r *restore) propertiesSQL() string {
 		fmt.Fprintf(&b, "COMMENT ON DATABASE %s IS %s;\n", on, literal(d.Comment))
 	}
 	for _, s := range d.Settings {
-		name, value, _ := strings.Cut(s, "=")
-		if !slices.Contains(listSettings, strings.ToLower(name)) || value == "" {
-			value = literal(value)
-		}
-		parts := strings.Split(name, ".") // "extension.setting"
-		for i := range parts {
-			parts[i] = ident(parts[i])
-		}
-		fmt.Fprintf(&b, "ALTER DATABASE %s SET %s TO %s;\n", on, strings.Join(parts, "."), value)
+		fmt.Fprintf(&b, "ALTER DATABASE %s %s;\n", on, setSQL(s))
 	}
 	if !d.Public {
 		fmt.Fprintf(&b, "REVOKE ALL ON DATABASE %s FROM PUBLIC; REVOKE ALL ON DATABASE %s FROM %s;\n", on, on, ident(d.Owner))

@@ -316,3 +316,47 @@ func TestRestoreByHand(t *testing.T) {
 	same(t, "restored by hand", dir, restored, "dump.json", "awkward/database.json")
 	server.SQL("postgres", "DROP DATABASE byhand")
 }
+
+// Settings of roles in a database that cannot be set are left out, with a warning, and the
+// database is whole.
+func TestRestoreRoleSettings(t *testing.T) {
+	server := sharedServer(t)
+	server.SQL("postgres", `CREATE DATABASE set; CREATE ROLE gone; CREATE ROLE stays; CREATE ROLE plain LOGIN CREATEDB;
+ALTER ROLE gone IN DATABASE set SET work_mem = '5MB'; ALTER ROLE stays IN DATABASE set SET work_mem = '6MB'; ALTER ROLE stays IN DATABASE set SET log_statement = 'all'`)
+	server.SQL("set", `CREATE TABLE public.t AS SELECT 1 AS n`)
+	dir, _ := dump(t, admin(server), DumpOptions{Databases: []string{"set"}})
+	server.SQL("postgres", `ALTER ROLE gone IN DATABASE set RESET ALL; DROP ROLE gone`)
+	settings := func(name string) string {
+		return server.SQL("postgres", `SELECT array_agg(setrole::regrole || setconfig::text ORDER BY setrole::text) FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = `+literal(name))
+	}
+	var warned []string
+	o := RestoreOptions{Into: "again", Warn: func(l string) { warned = append(warned, l) }}
+	if err := Restore(t.Context(), admin(server), os.DirFS(dir), o); err != nil {
+		t.Fatal(err, dbdump.Hint(err))
+	}
+	if len(warned) != 1 || !strings.Contains(warned[0], `"gone"`) {
+		t.Errorf("%q", warned)
+	}
+	if got, want := settings("again"), `{"stays{work_mem=6MB,log_statement=all}"}`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	// Who may make a database, and not set this.
+	warned = nil
+	server.SQL("postgres", `ALTER DATABASE set OWNER TO plain`)
+	server.SQL("set", `ALTER TABLE public.t OWNER TO plain; ALTER SCHEMA public OWNER TO plain`)
+	dir, _ = dump(t, admin(server), DumpOptions{Databases: []string{"set"}})
+	s := *admin(server)
+	s.User = "plain"
+	o.Into = "third"
+	if err := Restore(t.Context(), &s, os.DirFS(dir), o); err != nil {
+		t.Fatal(err, dbdump.Hint(err))
+	}
+	if len(warned) != 2 || !strings.Contains(warned[0], "work_mem") || !strings.Contains(warned[1], "log_statement") {
+		t.Errorf("%q", warned)
+	}
+	if got := server.SQL("third", "SELECT n FROM t"); got != "1" {
+		t.Errorf("%q", got)
+	}
+	server.SQL("postgres", `DROP DATABASE again; DROP DATABASE third; DROP DATABASE set`)
+	server.SQL("postgres", `DROP ROLE stays; DROP ROLE plain`)
+}

@@ -94,6 +94,18 @@ func (t *session) exec(sql string) error {
 	return err
 }
 
+// try sends a statement, one that may be in a transaction block, and returns why the server
+// refuses it; "" if it does not. Unlike exec it does not end the session then.
+func (t *session) try(sql string) (why string, err error) {
+	const note = "'backup_handler.refused'"
+	body := "BEGIN PERFORM set_config(" + note + ", '', false); EXECUTE " + literal(sql) +
+		"; EXCEPTION WHEN OTHERS THEN PERFORM set_config(" + note + ", SQLERRM, false); END"
+	if err := t.exec("DO " + literal(body)); err != nil {
+		return "", err
+	}
+	return t.value("SELECT current_setting(" + note + ")")
+}
+
 // rows puts the rows of a query into a slice, by the names of its columns.
 func (t *session) rows(query string, into any) error {
 	b, err := t.ask("SELECT coalesce(json_agg(row_to_json(answer)), '[]') FROM (" + query + ") AS answer")

@@ -30,6 +30,13 @@ type WAL interface {
 	Put(ctx context.Context, name string, size int64, r io.Reader) error
 }
 
+// Disputed is implemented by a WAL that may have several files of one name.
+type Disputed interface {
+	// Conflicts are the names that cannot be opened as there are several files of them,
+	// which differ, with the error that Open returns.
+	Conflicts(ctx context.Context) (map[string]error, error)
+}
+
 var (
 	segmentRE = regexp.MustCompile(`^[0-9A-F]{24}(\.partial)?$`)
 	historyRE = regexp.MustCompile(`^[0-9A-F]{8}\.history$`)
