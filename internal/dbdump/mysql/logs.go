@@ -229,7 +229,7 @@ func (s *session) missingLogs(ctx context.Context, binlog program, have *Logs, l
 	}
 	last := have.Files[len(have.Files)-1]
 	anew := func(why string) ([]serverLog, bool, error) {
-		warn("%s: no moment between %s and %s can be restored", why, last.Until.Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
+		warn("%s: no moment between %s and %s can be restored; archive more often (db binlog --every), or let the server keep its logs for longer", why, last.Until.Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
 		return list, true, nil
 	}
 	i := slices.IndexFunc(list, func(l serverLog) bool { return l.name == last.Name })
@@ -373,7 +373,7 @@ func logError(err error) error {
 	hint := ""
 	for _, h := range []struct{ said, hint string }{
 		{"Could not find first log file", "the server has purged it in the meantime: run it again"},
-		{"Lost connection", "the server has ended, or has closed the connection: look into its log"},
+		{"Lost connection", goneHint},
 		{"o space left", "the directory for temporary files is full: it has to hold one binary log"},
 	} {
 		if strings.Contains(failed.Stderr, h.said) {
