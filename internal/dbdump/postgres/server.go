@@ -213,6 +213,8 @@ const (
 var hints = []struct{ says, hint string }{
 	{"password authentication failed", "check user and password"},
 	{"the database system is", "the server is starting, recovers from a crash, or ends: see its log, and run it again"},
+	{`FATAL:  role "`, "set the user (--db-user) to one that the server has, and lets in"},
+	{`FATAL:  database "`, "check the name of the database: psql -l lists those there are"},
 	{"no password supplied", "the server wants a password: set it, or have it in a password file"},
 	{"Peer authentication failed", "the server lets only the account of this name in through its socket: set the account that programs run as, or use a host and a password"},
 	{"no pg_hba.conf entry", "allow this in the server's pg_hba.conf, and reload it"},
@@ -229,6 +231,7 @@ var hints = []struct{ says, hint string }{
 	{"terminating connection due to administrator command", "the server was stopped, or the connection ended by its administrator"},
 	{"terminating connection", goneHint},
 	{"No space left on device", fullHint},
+	{"could not extend file", fullHint}, // "wrote only 4096 of 8192 bytes"
 	{"certificate verify failed", "check the file with the CA, and whether the certificate is for this host"},
 	{"too many clients", "the server has no connection left: raise max_connections, or work less side by side"},
 	{"must be owner", "the user that restores must be a superuser, or own what is restored"},
