@@ -281,7 +281,7 @@ func TestMySQLFailures(t *testing.T) {
 	if now := databases(); now != all {
 		t.Errorf("databases %v, and there were %v", now, all)
 	}
-	t.Run("disk full", func(t *testing.T) { mysqlDiskFull(t, f.in(t)) })
+	t.Run("disk full", func(t *testing.T) { mysqlDiskFull(t, f.in(t), s) })
 
 	// Nothing is lost.
 	for _, dest := range []string{"repo", "second"} {
@@ -319,7 +319,7 @@ func (f *failing) small(t *testing.T, size string) string {
 	return dir
 }
 
-func mysqlDiskFull(t *testing.T, f *failing) {
+func mysqlDiskFull(t *testing.T, f *failing, logging *mysqltest.Server) {
 	dir := f.small(t, "55m")
 	s := mysqltest.Start(t, mysqltest.Config{DataDir: dir, NoLog: true})
 	t.Cleanup(s.Kill) // before the file system goes
@@ -331,6 +331,12 @@ func mysqlDiskFull(t *testing.T, f *failing) {
 	scratch := f.small(t, "60m")
 	r := f.want(failed, "db", "verify", "--name", "big", "--scratch", scratch, "--config", f.config)
 	if !strings.Contains(r.out, "FAILED: make the data of a scratch server: mariadb-install-db: InnoDB: ") || !strings.Contains(r.errout, "hint: there is no room for the scratch server in "+scratch) {
+		t.Errorf("%v", r)
+	}
+	logging.Exec("INSERT INTO shop.orders SELECT seq FROM shop.seq_1001_to_100000")
+	mount(t, f.path("tmp"), "-t", "tmpfs", "-o", "size=100k", "tmpfs")
+	r = f.want(partial, "db", "binlog", "--config", f.config)
+	if !strings.Contains(r.out, "/log/shop  FAILED, and not stored: archive the binary log binlog.") || !strings.Contains(r.out, "hint: is the directory for temporary files ($TMPDIR) full?") {
 		t.Errorf("%v", r)
 	}
 }
@@ -495,6 +501,11 @@ func postgresDiskFull(t *testing.T, f *failing, s *postgrestest.Server) {
 		t.Errorf("databases %q, and there were %q", now, before)
 	}
 	s.Stop()
+	to := f.small(t, "20m")
+	f.fails("write "+to+"/", "choose a directory with more room", "recover", "--name", "base", "--to", to)
+	if left, err := os.ReadDir(to); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
 	scratch := f.small(t, "60m")
 	r := f.want(failed, "db", "verify", "--name", "big", "--scratch", scratch, "--config", f.config)
 	if !strings.Contains(r.out, "No space left on device") || !strings.Contains(r.errout, "hint: there is no room for the scratch server") {

@@ -364,6 +364,8 @@ func (f *LogFile) inspect(in io.Reader) (end time.Time, err error) {
 	}
 }
 
+const tempHint = "is the directory for temporary files ($TMPDIR) full? It has to hold one binary log"
+
 // logError adds what to do about a failure of the program that reads logs.
 func logError(err error) error {
 	failed, ok := errors.AsType[*dbdump.ChildError](err)
@@ -374,7 +376,8 @@ func logError(err error) error {
 	for _, h := range []struct{ said, hint string }{
 		{"Could not find first log file", "the server has purged it in the meantime: run it again"},
 		{"Lost connection", goneHint},
-		{"o space left", "the directory for temporary files is full: it has to hold one binary log"},
+		{"o space left", tempHint},
+		{"Could not write into log file", tempHint},
 	} {
 		if strings.Contains(failed.Stderr, h.said) {
 			hint = h.hint
