@@ -263,3 +263,35 @@ func TestSQLiteBadConfig(t *testing.T) {
 		}
 	}
 }
+
+// TestSQLiteOtherNames: of a database with several names, only that which its program uses
+// has the WAL beside it. Under the others it is no consistent copy, and that is told, until
+// the program has closed it.
+func TestSQLiteOtherNames(t *testing.T) {
+	w := newWorld(t)
+	src, dest := w.mkdir("src"), w.path("repo")
+	s := newShell(t, w.path("src", "bank.db"))
+	s.do("PRAGMA journal_mode=wal; PRAGMA wal_autocheckpoint=0;\n" + sqliteBank)
+	w.mkdir("src", "kept")
+	others := []string{w.path("src", "again.db"), w.path("src", "kept", "old.db")}
+	for _, name := range others {
+		must(t, os.Link(w.path("src", "bank.db"), name))
+	}
+	config := sqliteConfig(w, src, dest, "find = True")
+	for range 2 { // it does not stop being one because nothing changes
+		p := w.backup(partial, "--config", config).Details.Problems
+		// The second of the others is a link to the first, which is read once.
+		if len(p) != 1 || p[0].Path != others[0] || p[0].Kind != "unstable" || !strings.Contains(p[0].Text, "no consistent copy") || !strings.Contains(p[0].Text, "it is open under another name") {
+			t.Errorf("%+v", p)
+		}
+		wholeBank(t, filepath.Join(w.restore(ok, dest, "latest", src), "bank.db"))
+	}
+
+	fmt.Fprintln(s.in, ".quit") // which ends with a checkpoint
+	waitFor(t, "the WAL to go", func() bool { _, err := os.Stat(w.path("src", "bank.db-wal")); return os.IsNotExist(err) })
+	w.backup(ok, "--config", config)
+	got := w.restore(ok, dest, "latest", src)
+	for _, name := range []string{"bank.db", "again.db", "kept/old.db"} {
+		wholeBank(t, filepath.Join(got, name))
+	}
+}

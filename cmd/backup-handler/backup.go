@@ -691,6 +691,9 @@ func (a *app) backupDone(res *job.BackupResult, o *job.BackupOptions, took time.
 		for i := range rep.Streams {
 			if x := &rep.Streams[i]; x.Error != "" {
 				a.warn("%s: not stored: %s", x.Source, x.Error)
+				if x.Hint != "" {
+					fmt.Fprintln(a.stderr, "hint: "+x.Hint)
+				}
 			}
 		}
 		for i := range retained {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -849,7 +848,7 @@ func (a *app) dbVerifyOne(ctx context.Context, d *job.Destination, s *tree.Snaps
 	begin := time.Now()
 	c := dbCheck{Snapshot: s.ID.String(), Time: s.Time, Name: job.DatabaseName(s)}
 	broken := func(err error) dbCheck {
-		c.Error, c.hint, c.noProgram = oneLine(err.Error()), dbdump.Hint(err), errors.Is(err, exec.ErrNotFound)
+		c.Error, c.hint, c.noProgram = oneLine(err.Error()), dbdump.Hint(err), errors.Is(err, dbdump.ErrNoProgram)
 		c.Seconds = time.Since(begin).Seconds()
 		return c
 	}

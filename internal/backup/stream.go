@@ -45,7 +45,14 @@ func Stream(ctx context.Context, r *repo.Repository, snap tree.Snapshot, o Optio
 	}
 	defer s.w.Abort()
 	k := s.newSink()
+	// Who prints nothing for an hour would not hear of it.
+	stop := s.w.AfterFailure(func(err error) {
+		if ctx.Err() == nil {
+			s.fail(err)
+		}
+	})
 	err = produce(ctx, k)
+	stop()
 	unclosed := k.end()
 	s.failMu.Lock()
 	failed := s.failed

@@ -373,6 +373,35 @@ func TestStreamFails(t *testing.T) {
 
 // A store that fails at any write ends the run with its error, whatever the producer
 // makes of that.
+// TestStreamStoreFailsMeanwhile: who has nothing to write is told that it is of no use.
+func TestStreamStoreFailsMeanwhile(t *testing.T) {
+	x := newFixture(t)
+	silent := make(chan struct{})
+	f := storagetest.NewFault(x.store.(*storage.Memory).Clone(), func(storagetest.Op, int) storagetest.Outcome {
+		<-silent
+		return storagetest.Cut
+	})
+	snap, err := x.stream(f, Options{}, func(ctx context.Context, k *Sink) error {
+		w, err := k.Create("a")
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(bytesOf(1, 2_500_000)) // a block is full, and is stored in the background
+		close(silent)
+		must(t, err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Minute):
+			t.Error("it was not told")
+			return nil
+		}
+	})
+	if _, source := errors.AsType[*SourceError](err); err == nil || snap != nil || source || errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestStreamStoreFails(t *testing.T) {
 	x := newFixture(t)
 	data := bytesOf(1, 300_000)

@@ -16,6 +16,9 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/command"
 )
 
+// ErrNoProgram says that a program is not installed, or not where it was looked for.
+var ErrNoProgram = errors.New("program not found")
+
 // FindProgram returns the path of the first of several programs that is installed: on
 // the PATH, or else in one of the directories. pkg is the Debian package that has them,
 // for the hint.
@@ -31,7 +34,7 @@ func FindProgram(pkg string, dirs []string, names ...string) (string, error) {
 		}
 	}
 	return "", &Error{
-		Err:  fmt.Errorf("find %s: %w", strings.Join(names, " or "), exec.ErrNotFound),
+		Err:  fmt.Errorf("%s: %w on the PATH", strings.Join(names, " or "), ErrNoProgram),
 		Hint: "install the package that has it (Debian: apt-get install " + pkg + "), or put its directory on the PATH",
 	}
 }

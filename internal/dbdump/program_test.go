@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,7 +26,7 @@ func TestFindProgram(t *testing.T) {
 		t.Errorf("%q, %v", path, err)
 	}
 	_, err := FindProgram("some-package", nil, "first-that-is-not-there", "nor-this")
-	if !errors.Is(err, exec.ErrNotFound) || !strings.Contains(err.Error(), "first-that-is-not-there or nor-this") || !strings.Contains(Hint(err), "some-package") {
+	if !errors.Is(err, ErrNoProgram) || !strings.Contains(err.Error(), "first-that-is-not-there or nor-this") || !strings.Contains(Hint(err), "some-package") {
 		t.Errorf("%v; %s", err, Hint(err))
 	}
 }

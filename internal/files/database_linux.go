@@ -159,9 +159,14 @@ func (f *file) source(dirfd int) sqlite.Source {
 		return st.sqlite(), err
 	}
 	mine := openDescriptors(f.st.id())
+	var shared func() (bool, error)
+	if f.st.nlink > 1 {
+		shared = func() (bool, error) { return isShared(f.fd) }
+	}
 	return sqlite.Source{
-		Path: "/proc/self/fd/" + strconv.Itoa(dirfd) + "/" + f.e.name,
-		Main: mainFile{f},
+		Shared: shared,
+		Path:   "/proc/self/fd/" + strconv.Itoa(dirfd) + "/" + f.e.name,
+		Main:   mainFile{f},
 		State: func() (s sqlite.State, err error) {
 			st, err := statFD(f.fd)
 			if err != nil {
@@ -198,6 +203,18 @@ func (f *file) source(dirfd int) sqlite.Source {
 			return ErrReplaced
 		},
 	}
+}
+
+// SQLite's readers lock one of these bytes or all (os_unix.c: SHARED_FIRST, SHARED_SIZE).
+const sharedFirst, sharedSize = 1<<30 + 2, 510
+
+// isShared says whether anybody has a lock of SQLite's readers on a file.
+func isShared(fd int) (bool, error) {
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: sharedFirst, Len: sharedSize}
+	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &lock); err != nil {
+		return false, err
+	}
+	return lock.Type != unix.F_UNLCK, nil
 }
 
 // sqlite is the state of a file for package sqlite.

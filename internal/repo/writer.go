@@ -208,6 +208,13 @@ func (w *Writer) err() error {
 	return context.Cause(w.ctx)
 }
 
+// AfterFailure calls f, in a goroutine of its own, with the error of the Writer, which what
+// is stored in the background may have at any time: others hear of it at their next call
+// only. Nothing is called once stop has returned true.
+func (w *Writer) AfterFailure(f func(error)) (stop func() bool) {
+	return context.AfterFunc(w.ctx, func() { f(context.Cause(w.ctx)) })
+}
+
 // A Batch gathers chunks into blocks for one goroutine. Chunks are read straight
 // into its block: there is no copy between a file and the compressor.
 type Batch struct {

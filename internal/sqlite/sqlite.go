@@ -10,7 +10,8 @@
 // NAME-shm, NAME-journal):
 //
 //   - In WAL mode, and no WAL: the file itself is consistent as long as it does not
-//     change, and is read as it is. SQLite would make a WAL to read it.
+//     change, and is read as it is. SQLite would make a WAL to read it. A file with
+//     several names may have a WAL beside another one: not while somebody has it open.
 //   - Otherwise by SQLite's online backup interface, within one read transaction
 //     (online.go). Writers wait for it in rollback mode, and do not in WAL mode.
 //   - Where SQLite could only read after a recovery, because a program has crashed, or
@@ -138,6 +139,10 @@ type Source struct {
 	State func() (State, error)
 	// Open opens a companion; fs.ErrNotExist if there is none.
 	Open func(suffix string) (*os.File, error)
+	// Shared says whether somebody has a lock on the database: asked where no WAL lies
+	// beside it. nil: it has no other name, beside which there could be one, or nobody
+	// can tell.
+	Shared func() (bool, error)
 	// Opened says whether this process has the database open, beside Main; asked once
 	// SQLite has opened Path, where something else may lie by now.
 	Opened func() error
@@ -185,7 +190,7 @@ func (c *Copier) Copy(s Source) (*Copy, error) {
 	}
 	wal := state.WAL.Size > 0
 	if head[writeVersionAt] == walVersion && !wal && state.Journal.Size == 0 {
-		return nil, nil
+		return nil, alone(s)
 	}
 	if wal && !state.SHM || head[writeVersionAt] == walVersion && !wal {
 		return c.image(s)
@@ -207,6 +212,24 @@ func (c *Copier) Copy(s Source) (*Copy, error) {
 		return copied, nil
 	}
 	return nil, c.explain(err)
+}
+
+// errElsewhere says that there is a WAL somewhere else.
+var errElsewhere = errors.New("it is open under another name, and what was committed last may be in the WAL beside that one; exclude this name")
+
+// alone is the error for a database in WAL mode, without a WAL, that is not all there is.
+// Connections in WAL mode keep a lock of the database until they are closed.
+func alone(s Source) error {
+	if s.Shared == nil {
+		return nil
+	}
+	switch open, err := s.Shared(); {
+	case err != nil:
+		return fmt.Errorf("look for locks: %w", err)
+	case open:
+		return errElsewhere
+	}
+	return nil
 }
 
 // room says whether a copy of so many bytes fits.

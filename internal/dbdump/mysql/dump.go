@@ -213,7 +213,7 @@ func (s *session) databases(ctx context.Context, names []string) ([]string, erro
 		}
 		if !slices.Contains(all, name) {
 			return nil, &dbdump.Error{Err: fmt.Errorf("the database %s is not there, or %s may not see it", printable(name), s.server.User),
-				Hint: "it may see: " + cmp.Or(printable(strings.Join(all, ", ")), "none")}
+				Hint: fmt.Sprintf("it may see: %s; if the name is right: GRANT SELECT ON %s.* TO %s;", cmp.Or(printable(strings.Join(all, ", ")), "none"), quote(name), s.account(ctx))}
 		}
 	}
 	return names, nil
@@ -502,9 +502,9 @@ func dumpError(err error) error {
 		{"1356", "a view refers to what is not there, or its definer may not see it: repair, drop or exclude it"},
 		{"1370", "a view uses a routine, and the account needs EXECUTE to see the view's columns: GRANT EXECUTE ON database.*"},
 		{"1412", "a table was altered during the dump: run the backup again"},
-		{"2013", "the server has ended, or has closed the connection: look into its log"},
-		{"2006", "the server has ended, or has closed the connection: look into its log"},
-		{"Lost connection", "the server has ended, or has closed the connection: look into its log"},
+		{"2013", goneHint},
+		{"2006", goneHint},
+		{"Lost connection", goneHint},
 		{"unknown option", "an argument of extra_args is not known to this version of the program"},
 		{"unknown variable", "an argument of extra_args is not known to this version of the program"},
 	} {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -371,7 +370,7 @@ func TestDumpRefusals(t *testing.T) {
 		"no LOCK TABLES":   {full, DumpOptions{LockTables: true}, "LOCK TABLES on `shop`.*", "GRANT LOCK TABLES"},
 		"no RELOAD":        {account(s, "f", "SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES ON *.*"), DumpOptions{RequirePosition: true, LockTables: true}, "RELOAD on *.*", "GRANT RELOAD"},
 		"no binary log":    {root(s), DumpOptions{RequirePosition: true}, "no binary log", "log_bin"},
-		"no programs":      {Server{Socket: s.Socket, User: "root", Programs: t.TempDir()}, DumpOptions{}, "find mariadb-dump or mysqldump in", "directory"},
+		"no programs":      {Server{Socket: s.Socket, User: "root", Programs: t.TempDir()}, DumpOptions{}, "mariadb-dump or mysqldump: program not found in", "directory"},
 		"no data":          {full, DumpOptions{ExtraArgs: []string{"--no-data"}}, "shop.t is in the dump without its data", "extra_args"},
 		"bad argument":     {full, DumpOptions{ExtraArgs: []string{"--no-such-thing"}}, "no-such-thing", "extra_args"},
 	} {
@@ -403,7 +402,7 @@ func TestDumpRefusals(t *testing.T) {
 	t.Run("no program", func(t *testing.T) {
 		t.Setenv("PATH", t.TempDir())
 		_, err := Dump(t.Context(), full, dirSink(t.TempDir()), DumpOptions{Databases: []string{"shop"}})
-		if !errors.Is(err, exec.ErrNotFound) || !strings.Contains(err.Error(), "mariadb-dump or mysqldump") || !strings.Contains(dbdump.Hint(err), "mariadb-client") {
+		if !errors.Is(err, dbdump.ErrNoProgram) || !strings.Contains(err.Error(), "mariadb-dump or mysqldump") || !strings.Contains(dbdump.Hint(err), "mariadb-client") {
 			t.Errorf("%v (%s)", err, dbdump.Hint(err))
 		}
 	})

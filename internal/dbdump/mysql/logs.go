@@ -229,7 +229,7 @@ func (s *session) missingLogs(ctx context.Context, binlog program, have *Logs, l
 	}
 	last := have.Files[len(have.Files)-1]
 	anew := func(why string) ([]serverLog, bool, error) {
-		warn("%s: no moment between %s and %s can be restored", why, last.Until.Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
+		warn("%s: no moment between %s and %s can be restored; archive more often (db binlog --every), or let the server keep its logs for longer", why, last.Until.Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
 		return list, true, nil
 	}
 	i := slices.IndexFunc(list, func(l serverLog) bool { return l.name == last.Name })
@@ -364,6 +364,8 @@ func (f *LogFile) inspect(in io.Reader) (end time.Time, err error) {
 	}
 }
 
+const tempHint = "is the directory for temporary files ($TMPDIR) full? It has to hold one binary log"
+
 // logError adds what to do about a failure of the program that reads logs.
 func logError(err error) error {
 	failed, ok := errors.AsType[*dbdump.ChildError](err)
@@ -373,8 +375,9 @@ func logError(err error) error {
 	hint := ""
 	for _, h := range []struct{ said, hint string }{
 		{"Could not find first log file", "the server has purged it in the meantime: run it again"},
-		{"Lost connection", "the server has ended, or has closed the connection: look into its log"},
-		{"o space left", "the directory for temporary files is full: it has to hold one binary log"},
+		{"Lost connection", goneHint},
+		{"o space left", tempHint},
+		{"Could not write into log file", tempHint},
 	} {
 		if strings.Contains(failed.Stderr, h.said) {
 			hint = h.hint

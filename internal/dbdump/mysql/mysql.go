@@ -252,7 +252,7 @@ type program struct {
 var (
 	dumpNames   = [...]string{"mariadb-dump", "mysqldump", "mariadb-client"}
 	clientNames = [...]string{"mariadb", "mysql", "mariadb-client"}
-	binlogNames = [...]string{"mariadb-binlog", "mysqlbinlog", "mariadb-server"}
+	binlogNames = [...]string{"mariadb-binlog", "mysqlbinlog", "mariadb-client"}
 )
 
 // find finds a program; that of the server's own make first.
@@ -294,8 +294,8 @@ func (s Server) findProgram(pkg string, dirs []string, names ...string) (string,
 			return path, nil
 		}
 	}
-	return "", &dbdump.Error{Err: fmt.Errorf("find %s in %s: %w", strings.Join(names, " or "), s.Programs, exec.ErrNotFound),
-		Hint: "set the directory that has the server's programs, or none to look on the PATH"}
+	return "", &dbdump.Error{Err: fmt.Errorf("%s: %w in %s", strings.Join(names, " or "), dbdump.ErrNoProgram, s.Programs),
+		Hint: "set programs (--db-programs) to the directory that has the server's, or unset it to look on the PATH; Debian: apt-get install " + pkg}
 }
 
 func baseName(path string) string { return path[strings.LastIndexAny(path, `/\`)+1:] }

@@ -308,6 +308,9 @@ func TestArchive(t *testing.T) {
 			t.Fatal(err)
 		}
 		own[21], ours[21] = 0, 0
+		if !f.Closed { // it notes checkpoints in it, whenever it likes
+			own = own[:min(len(own), len(ours))]
+		}
 		if !slices.Equal(own, ours) {
 			t.Errorf("%s is not the server's", f.File)
 		}

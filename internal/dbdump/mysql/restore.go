@@ -481,22 +481,30 @@ func (s *session) load(ctx context.Context, client program, database string, in 
 	return child.Run(ctx)
 }
 
+// What to do about a server that has no room, or is gone.
+const (
+	fullHint = "the disk of the server is full, or the table has reached its largest size"
+	goneHint = "the server has ended, or has closed the connection: look into its log"
+)
+
 func loadError(what string, err error) error {
 	if err == nil {
 		return nil
 	}
 	hint := ""
 	for _, h := range []struct{ said, hint string }{
-		{"ERROR 1114", "the disk of the server is full, or the table has reached its largest size"},
-		{"ERROR 1021", "the disk of the server is full"},
-		{"o space left", "the disk of the server is full"},
+		{"ERROR 1114", fullHint},
+		{"ERROR 1021", fullHint},
+		{"o space left", fullHint},
 		{"ERROR 1044", "the account lacks a privilege; that of an administrator has all"},
 		{"ERROR 1142", "the account lacks a privilege; that of an administrator has all"},
 		{"ERROR 1227", "the account lacks a privilege that the message names; that of an administrator has all"},
 		{"ERROR 1153", "raise max_allowed_packet of the server"},
-		{"ERROR 2013", "the server has ended, or has closed the connection: look into its log"},
+		{"ERROR 2002", goneHint},
+		{"ERROR 2003", goneHint},
+		{"ERROR 2013", goneHint},
 		{"ERROR 2006", "the server has ended, or has closed the connection: look into its log, and at its max_allowed_packet"},
-		{"ERROR 2026", "the server has ended, or has closed the connection: look into its log"},
+		{"ERROR 2026", goneHint},
 		{"ERROR 1273", "the dump is of a newer server, whose collation this one does not know"},
 		{"ERROR 1115", "the dump is of a newer server, whose character set this one does not know"},
 	} {
@@ -520,9 +528,9 @@ func (r *restorer) abandon(cause error, made ...string) error {
 		if err == nil {
 			continue
 		}
-		hint := "it is not whole: remove the database " + printable(name)
+		hint := fmt.Sprintf("the database %s is not whole: DROP DATABASE %s;", printable(name), quote(name))
 		if name == r.into {
-			hint = "the database " + printable(name) + " has all tables, and not all of the rest: remove it"
+			hint = fmt.Sprintf("the database %s has all tables, and not all of the rest: DROP DATABASE %s;", printable(name), quote(name))
 		}
 		if h := dbdump.Hint(cause); h != "" {
 			hint = h + "; " + hint

@@ -2,7 +2,6 @@ package mysql
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -107,17 +106,42 @@ func (s *session) rights(ctx context.Context) (rights, error) {
 	return r, nil
 }
 
-// missing is the error for a right that is not there.
-func (s *session) missing(privilege, on, what string) error {
-	var account string
-	if err := s.db.QueryRow("SELECT CURRENT_USER()").Scan(&account); err != nil {
-		account = s.server.User
+// A lack is a privilege that is not there.
+type lack struct{ privilege, on, what string }
+
+// account is that which the server has logged in, as statements name it.
+func (s *session) account(ctx context.Context) string {
+	var name string
+	if err := s.db.QueryRowContext(ctx, "SELECT CURRENT_USER()").Scan(&name); err != nil {
+		return quote(s.server.User)
 	}
-	user, host, _ := cutLast(account, "@")
-	return &dbdump.Error{
-		Err:  fmt.Errorf("%s lacks the privilege %s on %s, which %s needs", account, privilege, on, what),
-		Hint: fmt.Sprintf("GRANT %s ON %s TO %s@%s;", privilege, on, quote(user), quote(host)),
+	user, host, _ := cutLast(name, "@")
+	return quote(user) + "@" + quote(host)
+}
+
+// missing is the error for rights that are not there: all of them, with the statements
+// that give them.
+func (s *session) missing(ctx context.Context, lacks []lack) error {
+	if len(lacks) == 0 {
+		return nil
 	}
+	account := s.account(ctx)
+	var said, on []string
+	privileges := map[string][]string{}
+	for _, l := range lacks {
+		if slices.Contains(privileges[l.on], l.privilege) {
+			continue
+		}
+		if privileges[l.on] == nil {
+			on = append(on, l.on)
+		}
+		privileges[l.on] = append(privileges[l.on], l.privilege)
+		said = append(said, fmt.Sprintf("%s on %s, which %s needs", l.privilege, l.on, l.what))
+	}
+	for i, o := range on {
+		on[i] = fmt.Sprintf("GRANT %s ON %s TO %s;", strings.Join(privileges[o], ", "), o, account)
+	}
+	return &dbdump.Error{Err: fmt.Errorf("%s lacks %s", strings.ReplaceAll(account, "`", ""), strings.Join(said, "; ")), Hint: strings.Join(on, " ")}
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {
@@ -137,42 +161,45 @@ func (s *session) checkDump(ctx context.Context, o *DumpOptions, databases []str
 		o.position = true
 		return nil // the server will say
 	}
-	var errs []error
-	lack := func(privilege, on, what string) { errs = append(errs, s.missing(privilege, on, what)) }
+	var lacks []lack
+	lacking := func(privilege, on, what string) { lacks = append(lacks, lack{privilege, on, what}) }
 	for _, db := range databases {
 		all := quote(db) + ".*"
+		if o.Databases[0] == "*" {
+			all = "*.*"
+		}
 		if !r.has(db, "SELECT") {
 			if !r.onSomeTable(db, "SELECT") {
-				lack("SELECT", all, "a dump")
+				lacking("SELECT", all, "a dump")
 				continue
 			}
 			o.warn("%s may read some tables of %s only: the dump has no others", s.server.User, printable(db))
 		}
 		if hasViews(db) && !r.has(db, "SHOW VIEW") {
-			lack("SHOW VIEW", all, "a dump of views")
+			lacking("SHOW VIEW", all, "a dump of views")
 		}
 		if !o.SkipTriggers && !r.has(db, "TRIGGER") {
-			lack("TRIGGER", all, "a dump of triggers")
+			lacking("TRIGGER", all, "a dump of triggers")
 		}
 		if !o.SkipEvents && !r.has(db, "EVENT") {
-			lack("EVENT", all, "a dump of events")
+			lacking("EVENT", all, "a dump of events")
 		}
 		if o.LockTables && !r.has(db, "LOCK TABLES") {
-			lack("LOCK TABLES", all, "a dump without single transaction")
+			lacking("LOCK TABLES", all, "a dump without single transaction")
 		}
 	}
 	if !o.SkipRoutines {
 		if s.mariaDB {
 			seen := r.has("mysql", "SELECT") || r.onSomeTable("mysql", "SELECT")
 			if !seen && !slices.ContainsFunc(databases, func(db string) bool { return r.has(db, "SHOW CREATE ROUTINE") }) {
-				lack("SELECT", "`mysql`.`proc`", "a dump of routines")
+				lacking("SELECT", "`mysql`.`proc`", "a dump of routines")
 			}
 		} else if !r.has("*", "SELECT", "SHOW_ROUTINE") {
-			lack("SHOW_ROUTINE", "*.*", "a dump of routines")
+			lacking("SHOW_ROUTINE", "*.*", "a dump of routines")
 		}
 	}
 	if o.Grants && !r.has("mysql", "SELECT") {
-		lack("SELECT", "`mysql`.*", "a dump of accounts")
+		lacking("SELECT", "`mysql`.*", "a dump of accounts")
 	}
 	// In a transaction, MariaDB tells the position to everyone, without a lock. MySQL locks
 	// all tables for a moment, and so do both for the whole dump if there is no transaction.
@@ -180,12 +207,12 @@ func (s *session) checkDump(ctx context.Context, o *DumpOptions, databases []str
 	o.position = (!o.LockTables || o.RequirePosition) && (!lock || r.has("*", "RELOAD")) && (s.mariaDB || r.has("*", "REPLICATION CLIENT", "SUPER"))
 	if o.RequirePosition && !o.position {
 		if s.mariaDB {
-			lack("RELOAD", "*.*", "the position in the binary log")
+			lacking("RELOAD", "*.*", "the position in the binary log")
 		} else {
-			lack("RELOAD, REPLICATION CLIENT", "*.*", "the position in the binary log")
+			lacking("RELOAD, REPLICATION CLIENT", "*.*", "the position in the binary log")
 		}
 	}
-	return errors.Join(errs...)
+	return s.missing(ctx, lacks)
 }
 
 // checkLogs says which rights the reading of binary logs would lack.
@@ -194,20 +221,20 @@ func (s *session) checkLogs(ctx context.Context, flush bool) error {
 	if err != nil || r.roles {
 		return err
 	}
-	var errs []error
+	var lacks []lack
 	if s.mariaDB && !r.has("*", "BINLOG MONITOR", "REPLICATION CLIENT", "SUPER") {
-		errs = append(errs, s.missing("BINLOG MONITOR", "*.*", "the list of binary logs"))
+		lacks = append(lacks, lack{"BINLOG MONITOR", "*.*", "the list of binary logs"})
 	}
 	if !s.mariaDB && !r.has("*", "REPLICATION CLIENT", "SUPER") {
-		errs = append(errs, s.missing("REPLICATION CLIENT", "*.*", "the list of binary logs"))
+		lacks = append(lacks, lack{"REPLICATION CLIENT", "*.*", "the list of binary logs"})
 	}
 	if !r.has("*", "REPLICATION SLAVE") {
-		errs = append(errs, s.missing("REPLICATION SLAVE", "*.*", "the reading of binary logs"))
+		lacks = append(lacks, lack{"REPLICATION SLAVE", "*.*", "the reading of binary logs"})
 	}
 	if flush && !r.has("*", "RELOAD") {
-		errs = append(errs, s.missing("RELOAD", "*.*", "FLUSH BINARY LOGS"))
+		lacks = append(lacks, lack{"RELOAD", "*.*", "FLUSH BINARY LOGS"})
 	}
-	return errors.Join(errs...)
+	return s.missing(ctx, lacks)
 }
 
 // printable is a name for a message: one line, at most 80 characters.

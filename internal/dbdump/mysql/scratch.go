@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -76,7 +77,7 @@ func startScratch(ctx context.Context, parent string) (_ *scratch, err error) {
 		}
 		as = []string{"--user=" + serverUser}
 	}
-	data, log := filepath.Join(c.dir, "data"), filepath.Join(c.dir, "log")
+	data, log := filepath.Join(c.dir, "data"), c.log()
 	if err := c.install(ctx, program, mariaDB, data, as); err != nil {
 		return nil, err
 	}
@@ -98,6 +99,7 @@ func startScratch(ctx context.Context, parent string) (_ *scratch, err error) {
 }
 
 func (c *scratch) socket() string { return filepath.Join(c.dir, "socket") }
+func (c *scratch) log() string    { return filepath.Join(c.dir, "log") }
 
 // env keeps the server from our own directory for temporary files, which may be nobody
 // else's.
@@ -116,10 +118,15 @@ func (c *scratch) install(ctx context.Context, program string, mariaDB bool, dat
 		child.Path = path
 		child.Args = append([]string{"--no-defaults", "--datadir=" + data, "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"}, as...)
 	}
-	if err := child.Run(ctx); err != nil {
-		return fmt.Errorf("make the data of a scratch server: %w", err)
+	err := child.Run(ctx)
+	if failed, ok := errors.AsType[*dbdump.ChildError](err); ok {
+		// The first of its errors says why, the others what follows from it.
+		if said := firstError(failed.Stderr); said != "" {
+			err = errors.New(failed.Name + ": " + said)
+		}
+		err = c.noRoom(fmt.Errorf("make the data of a scratch server: %w", err), failed.Stderr)
 	}
-	return nil
+	return err
 }
 
 // wait waits until the server answers.
@@ -134,7 +141,7 @@ func (c *scratch) wait(ctx context.Context, log string) error {
 		select {
 		case ended := <-c.ended:
 			c.ended <- ended
-			return fmt.Errorf("the scratch server has ended at its start: %s", lastLine(log))
+			return c.noRoom(fmt.Errorf("the scratch server has ended at its start: %s", lastLine(log)), lastLine(log))
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(50 * time.Millisecond):
@@ -143,6 +150,40 @@ func (c *scratch) wait(ctx context.Context, log string) error {
 			return fmt.Errorf("the scratch server does not answer: %w", err)
 		}
 	}
+}
+
+// full are the ways in which a server says that its disk is full.
+var full = regexp.MustCompile(`(?i)no space left|disk (?:is )?full|err(?:or|no|code):? 28\b`)
+
+// noRoom adds to an error what to do, if what was said with it says that there is no room.
+func (c *scratch) noRoom(err error, said string) error {
+	if !full.MatchString(said) {
+		return err
+	}
+	return &dbdump.Error{Err: err, Hint: fmt.Sprintf("there is no room for the scratch server in %s: choose a larger directory (--scratch, [DRILL] dir, $TMPDIR)", filepath.Dir(c.dir))}
+}
+
+// why says of an error what became of the server, whose log nobody can look into.
+func (c *scratch) why(err error) error {
+	switch dbdump.Hint(err) {
+	case fullHint:
+		return c.noRoom(err, "no space left")
+	case goneHint:
+		log := lastLine(c.log())
+		return c.noRoom(fmt.Errorf("%w: the scratch server has ended: %s", err, log), log)
+	}
+	return err
+}
+
+// firstError is the first line of a server's log that is an error, without its head; "":
+// none is.
+func firstError(log string) string {
+	for line := range strings.Lines(log) {
+		if _, said, ok := strings.Cut(line, "[ERROR] "); ok {
+			return printable(strings.TrimSpace(said))
+		}
+	}
+	return ""
 }
 
 func lastLine(path string) string {

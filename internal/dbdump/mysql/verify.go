@@ -70,11 +70,11 @@ func Verify(ctx context.Context, fsys fs.FS, o VerifyOptions) (_ *VerifyReport, 
 	for _, db := range m.Databases {
 		err := Restore(ctx, server.server(), fsys, RestoreOptions{Database: db.Name, Parallel: o.Parallel, Progress: o.Progress, Warn: o.Warn})
 		if err != nil {
-			return nil, fmt.Errorf("restore %s to a scratch server: %w", printable(db.Name), err)
+			return nil, fmt.Errorf("restore %s to a scratch server: %w", printable(db.Name), server.why(err))
 		}
 		again, err := Dump(ctx, server.server(), nowhere{}, DumpOptions{Databases: []string{db.Name}})
 		if err != nil {
-			return nil, fmt.Errorf("dump %s again: %w", printable(db.Name), err)
+			return nil, fmt.Errorf("dump %s again: %w", printable(db.Name), server.why(err))
 		}
 		report.Tables = append(report.Tables, compareTables(db, again.Databases[0])...)
 		// One after the other: together they might not fit.

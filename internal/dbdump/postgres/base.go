@@ -115,7 +115,7 @@ func BaseBackup(ctx context.Context, s *Server, to dbdump.Sink, o BaseOptions) (
 			warner(o.Warn)(prefixRE.ReplaceAllString(line, ""))
 		}
 	}
-	if err := explain(c.Run(ctx)); err != nil {
+	if err := s.explain(c.Run(ctx)); err != nil {
 		return nil, err
 	}
 	if err := u.check(); err != nil {

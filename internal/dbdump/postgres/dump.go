@@ -358,7 +358,7 @@ func (s *Server) cut(ctx context.Context, pgDump *program, database string, c *c
 		return err
 	}
 	child.Stdout = c
-	if err := explain(child.Run(ctx)); err != nil {
+	if err := s.explain(child.Run(ctx)); err != nil {
 		return err
 	}
 	return c.finish()

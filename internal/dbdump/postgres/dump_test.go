@@ -376,7 +376,7 @@ func TestDumpFailures(t *testing.T) {
 	programs := t.TempDir()
 	broken := tcp
 	broken.Bin = programs
-	fail(broken, trouble, "pg_dump is not in "+programs)
+	fail(broken, trouble, "pg_dump: program not found in "+programs)
 	if _, err := Dump(t.Context(), &broken, dirSink{t.TempDir()}, trouble); !strings.Contains(dbdump.Hint(err), "postgresql-client") {
 		t.Errorf("the package is not named: %q", dbdump.Hint(err))
 	}

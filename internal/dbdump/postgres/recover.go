@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
@@ -482,8 +483,12 @@ func (w *dataWriter) run(ctx context.Context, settings string) (err error) {
 		}
 	}
 	defer func() {
-		if err != nil {
-			w.clean(made)
+		if err == nil {
+			return
+		}
+		w.clean(made)
+		if errors.Is(err, syscall.ENOSPC) {
+			err = &dbdump.Error{Err: err, Hint: fmt.Sprintf("the base backup needs %d MiB: choose a directory with more room; what was written is removed", (w.base.Bytes+1<<20-1)>>20)}
 		}
 	}()
 	if err := w.own(w.dir, w.mode(true)); err != nil {

@@ -186,7 +186,7 @@ func (r *restore) run(ctx context.Context) (err error) {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 		defer cancel()
 		if dropErr := r.drop(clean, r.temp); dropErr != nil {
-			r.warn(fmt.Sprintf("the database %q is left behind, and no backup of anything: drop it (%v)", r.temp, dropErr))
+			r.warn(fmt.Sprintf("the database %[1]q is left behind, and is not whole: DROP DATABASE %[1]s; (%[2]v)", r.temp, dropErr))
 		}
 	}()
 	if err := t.exec("ALTER DATABASE " + ident(r.temp) + " OWNER TO " + ident(r.record.Owner)); err != nil {
@@ -523,9 +523,20 @@ func (s *Server) load(ctx context.Context, psql *program, database string, from 
 	return s.run(ctx, psql, database, from, nil, args...)
 }
 
-// drop removes a database of ours.
+// startingRE is what a server says that lets nobody in yet.
+var startingRE = regexp.MustCompile(`the database system is (?:starting up|in recovery mode|not yet accepting connections)`)
+
+// drop removes a database of ours. A server that recovers from a crash is waited for: it
+// may be why there is something to remove.
 func (r *restore) drop(ctx context.Context, name string) error {
 	t, err := r.connect(ctx)
+	for err != nil && startingRE.MatchString(err.Error()) && ctx.Err() == nil {
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		t, err = r.connect(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -577,7 +588,7 @@ COMMIT`, ident(r.into), literal(r.into), ident(old), ident(r.temp)))
 		return err
 	}
 	if err := t.dropDatabase(old); err != nil {
-		r.warn(fmt.Sprintf("the database that was replaced is left as %q: drop it (%v)", old, err))
+		r.warn(fmt.Sprintf("the database that was replaced is left as %[1]q: DROP DATABASE %[1]s; (%[2]v)", old, err))
 	}
 	return nil
 }
@@ -612,7 +623,7 @@ func (s *Server) restoreGlobals(ctx context.Context, fsys fs.FS, f *dbdump.File,
 			failed = append(failed, prefixRE.ReplaceAllString(line, ""))
 		}
 	}
-	if err := explain(c.Run(ctx)); err != nil {
+	if err := s.explain(c.Run(ctx)); err != nil {
 		return err
 	}
 	for _, line := range failed {

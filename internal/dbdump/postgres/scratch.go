@@ -88,7 +88,7 @@ func (s *scratch) start(ctx context.Context, major int, limit time.Duration, mor
 		{"listen_addresses", ""}, {"port", fmt.Sprint(scratchPort)}, {"unix_socket_directories", s.dir}, {"unix_socket_permissions", "0700"},
 		{"fsync", "off"}, {"full_page_writes", "off"}, {"synchronous_commit", "off"}, {"synchronous_standby_names", ""}, {"autovacuum", "off"},
 		{"wal_level", "minimal"}, {"max_wal_senders", "0"}, {"archive_mode", "off"}, {"ssl", "off"}, {"shared_preload_libraries", ""},
-		{"logging_collector", "off"}, {"log_destination", "stderr"}, {"max_prepared_transactions", "64"},
+		{"restart_after_crash", "off"}, {"logging_collector", "off"}, {"log_destination", "stderr"}, {"max_prepared_transactions", "64"},
 	}, more...) {
 		args = append(args, "-c", v[0]+"="+v[1])
 	}
@@ -140,6 +140,35 @@ func (s *scratch) wait(ctx context.Context, limit time.Duration) error {
 			return explain(err) // it answers, but not to us
 		}
 	}
+}
+
+// scratchFull is what to do about a scratch server without room.
+const scratchFull = "there is no room for the scratch server: choose a larger directory (--scratch, [DRILL] dir, $TMPDIR)"
+
+// crashTime bounds how long a server that has crashed may take to end.
+const crashTime = 10 * time.Second
+
+// why says of an error of a program that had to do with the server what became of that: it
+// has no log that anybody could look into.
+func (s *scratch) why(err error) error {
+	switch {
+	case err == nil || s.running == nil:
+		return err
+	case dbdump.Hint(err) == fullHint:
+		return &dbdump.Error{Err: err, Hint: scratchFull}
+	case dbdump.Hint(err) != goneHint:
+		return err
+	}
+	select {
+	case <-s.ended:
+	case <-time.After(crashTime):
+		return err
+	}
+	cause := &dbdump.Error{Err: fmt.Errorf("%w: the scratch server has ended: %w", err, cmp.Or(explainServer(s.err), errors.New("without an error")))}
+	if strings.Contains(cause.Error(), "No space left on device") {
+		cause.Hint = scratchFull
+	}
+	return cause
 }
 
 // explainServer makes one line of a server's log.

@@ -138,14 +138,15 @@ func (s *Server) find(ctx context.Context, name string, major int) (*program, er
 		if major != 0 {
 			pkg, what = fmt.Sprintf("%s-%d", pkg, major), fmt.Sprintf("%s of PostgreSQL %d", name, major)
 		}
-		err := fmt.Errorf("%s is not installed", what)
+		err, hint := fmt.Errorf("%s: %w", what, dbdump.ErrNoProgram), ""
 		if s.Bin != "" {
-			err = fmt.Errorf("%s is not in %s", what, s.Bin)
+			err = fmt.Errorf("%s: %w in %s", what, dbdump.ErrNoProgram, s.Bin)
+			hint = "set programs (--db-programs) to the directory that has PostgreSQL's, or unset it; or "
 		}
 		if broken != nil {
 			err = broken
 		}
-		return nil, &dbdump.Error{Err: err, Hint: fmt.Sprintf("install PostgreSQL's programs (on Debian: apt-get install %s)", pkg)}
+		return nil, &dbdump.Error{Err: err, Hint: hint + fmt.Sprintf("install PostgreSQL's programs (on Debian: apt-get install %s)", pkg)}
 	}
 	return best, nil
 }
@@ -200,35 +201,60 @@ func (s *Server) run(ctx context.Context, p *program, database string, stdin io.
 		return err
 	}
 	c.Stdin, c.Stdout = stdin, stdout
-	return explain(c.Run(ctx))
+	return s.explain(c.Run(ctx))
 }
 
-// hints are what can be done about what PostgreSQL says.
+const (
+	goneHint = "the server has gone away: see its log"
+	fullHint = "the server's disk is full"
+)
+
+// hints are what can be done about what PostgreSQL says; … is the user.
 var hints = []struct{ says, hint string }{
 	{"password authentication failed", "check user and password"},
+	{"the database system is", "the server is starting, recovers from a crash, or ends: see its log, and run it again"},
+	{`FATAL:  role "`, "set the user (--db-user) to one that the server has, and lets in"},
+	{`FATAL:  database "`, "check the name of the database: psql -l lists those there are"},
 	{"no password supplied", "the server wants a password: set it, or have it in a password file"},
 	{"Peer authentication failed", "the server lets only the account of this name in through its socket: set the account that programs run as, or use a host and a password"},
 	{"no pg_hba.conf entry", "allow this in the server's pg_hba.conf, and reload it"},
-	{"must be superuser or replication role", "give it the right: ALTER ROLE … REPLICATION"},
-	{"permission denied to start WAL sender", "give it the right: ALTER ROLE … REPLICATION"},
-	{"permission denied for", "give the user the right to read it (GRANT pg_read_all_data TO …), or exclude it"},
+	{"must be superuser or replication role", "give it the right: ALTER ROLE … REPLICATION;"},
+	{"permission denied to start WAL sender", "give it the right: ALTER ROLE … REPLICATION;"},
+	{"permission denied for", "give the user the right to read it: GRANT pg_read_all_data TO …; or exclude it"},
 	{"does not exist\npg_dump: detail: Query was: LOCK TABLE", "it was dropped just as the dump began: dump again"},
-	{"row-level security", "give the user the right to read all rows (ALTER ROLE … BYPASSRLS)"},
+	{"row-level security", "give the user the right to read all rows: ALTER ROLE … BYPASSRLS;"},
 	{"could not translate host name", "check the host"},
 	{"Connection refused", "is the server running, and are host and port right?"},
 	{"No such file or directory\n\tIs the server running", "is the server running, and is the directory of its socket right?"},
-	{"server closed the connection unexpectedly", "the server has gone away: see its log"},
+	{"server closed the connection unexpectedly", goneHint},
+	{"connection to server was lost", goneHint},
 	{"terminating connection due to administrator command", "the server was stopped, or the connection ended by its administrator"},
-	{"No space left on device", "the server's disk is full"},
+	{"terminating connection", goneHint},
+	{"No space left on device", fullHint},
+	{"could not extend file", fullHint}, // "wrote only 4096 of 8192 bytes"
 	{"certificate verify failed", "check the file with the CA, and whether the certificate is for this host"},
 	{"too many clients", "the server has no connection left: raise max_connections, or work less side by side"},
 	{"must be owner", "the user that restores must be a superuser, or own what is restored"},
-	{"permission denied to create database", "give the user the right: ALTER ROLE … CREATEDB"},
+	{"permission denied to create database", "give the user the right: ALTER ROLE … CREATEDB;"},
 	{"is not available", "install the extension's package on this server"},
 }
 
+// fromServer is before what pg_dump has of the server.
+const fromServer = "detail: Error message from server: "
+
 // prefixRE is what programs say before a message.
 var prefixRE = regexp.MustCompile(`^(?:(?:psql|pg_[a-z]+|initdb)(?::<stdin>:\d+)?: ?|error: |fatal: |detail: )+`)
+
+// explain is the function of that name, for a program of a server's.
+func (s *Server) explain(err error) error {
+	err = explain(err)
+	if e, ok := err.(*dbdump.Error); ok {
+		if user := cmp.Or(s.User, s.Account); user != "" {
+			e.Hint = strings.ReplaceAll(e.Hint, "…", ident(user))
+		}
+	}
+	return err
+}
 
 // explain makes one line of what a program has said before it failed, with a hint. Other
 // errors stay as they are.
@@ -244,6 +270,8 @@ func explain(err error) error {
 		switch {
 		case message == "" && isError:
 			message = line
+		case message != "" && detail == "" && strings.Contains(line, fromServer):
+			_, detail, _ = strings.Cut(line, fromServer)
 		case message != "" && detail == "" && (strings.Contains(line, "DETAIL:") || strings.Contains(line, "FATAL:") && !strings.Contains(message, "FATAL:")):
 			detail = line
 		}

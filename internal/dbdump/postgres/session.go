@@ -17,11 +17,12 @@ import (
 // A session is a connection to a database: a psql that reads statements from a pipe.
 // It is used by one goroutine.
 type session struct {
-	psql *dbdump.Running
-	in   *io.PipeWriter
-	out  *bufio.Reader
-	mark string // printed behind each answer
-	err  error  // set once it has failed: psql has ended
+	server *Server
+	psql   *dbdump.Running
+	in     *io.PipeWriter
+	out    *bufio.Reader
+	mark   string // printed behind each answer
+	err    error  // set once it has failed: psql has ended
 }
 
 // connect opens a session. Objects of the database cannot stand in for the server's own,
@@ -39,7 +40,7 @@ func (s *Server) connect(ctx context.Context, database string) (*session, error)
 	stdin, in := io.Pipe()
 	out, stdout := io.Pipe()
 	c.Stdin, c.Stdout = stdin, passing{stdout}
-	t := &session{in: in, out: bufio.NewReader(out), mark: rand.Text()}
+	t := &session{server: s, in: in, out: bufio.NewReader(out), mark: rand.Text()}
 	if t.psql, err = c.Start(ctx); err != nil {
 		return nil, err
 	}
@@ -81,7 +82,7 @@ func (t *session) ask(sql string) ([]byte, error) {
 		answer = append(answer, line...)
 	}
 	t.in.Close()
-	t.err = explain(t.psql.Wait())
+	t.err = t.server.explain(t.psql.Wait())
 	if t.err == nil {
 		t.err = errors.New("psql: ended too early")
 	}

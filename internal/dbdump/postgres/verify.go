@@ -75,19 +75,19 @@ func Verify(ctx context.Context, fsys fs.FS, o VerifyOptions) (report *Report, e
 	if len(databases) == 0 {
 		return nil, &dbdump.Error{Err: fmt.Errorf("the dump has no database %q: nothing was checked", o.Database), Hint: "name one that it has, or none for all"}
 	}
+	p, err := (&Server{Bin: o.Bin}).find(ctx, "postgres", 0)
+	if err != nil {
+		return nil, err
+	}
+	if of := versionOf(m.Server); p.major() < of {
+		return nil, &dbdump.Error{Err: fmt.Errorf("a server of PostgreSQL %d, of which the dump is: %w, the newest is %d", of, dbdump.ErrNoProgram, p.major()),
+			Hint: fmt.Sprintf("install a server of that version (on Debian: apt-get install postgresql-%d)", of)}
+	}
 	s, err := newScratch(o.Dir, o.Account, o.Bin)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.remove()) }()
-	p, err := s.find(ctx, "postgres", 0)
-	if err != nil {
-		return nil, err
-	}
-	if of := versionOf(m.Server); p.major() < of {
-		return nil, &dbdump.Error{Err: fmt.Errorf("the dump is of PostgreSQL %d, and the newest server that is installed is %d", of, p.major()),
-			Hint: fmt.Sprintf("install a server of that version (on Debian: apt-get install postgresql-%d)", of)}
-	}
 	if err := s.initdb(ctx, p.major()); err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func Verify(ctx context.Context, fsys fs.FS, o VerifyOptions) (report *Report, e
 	report = &Report{Server: p.text}
 	for _, d := range databases {
 		if err := s.verify(ctx, fsys, &d, &o, report); err != nil {
-			return nil, err
+			return nil, s.why(err)
 		}
 	}
 	return report, nil
@@ -172,7 +172,7 @@ func VerifyBase(ctx context.Context, fsys fs.FS, wal WAL, target RecoverOptions,
 	report = &Report{Server: b.Server}
 	m, err := Dump(ctx, &s.Server, discard{}, DumpOptions{Databases: []string{"*"}, Warn: o.Warn})
 	if err != nil {
-		return nil, fmt.Errorf("read the recovered server: %w", err)
+		return nil, s.why(fmt.Errorf("read the recovered server: %w", err))
 	}
 	for _, d := range m.Databases {
 		for _, f := range d.Files {
