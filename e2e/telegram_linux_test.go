@@ -156,8 +156,8 @@ func TestTelegramCommands(t *testing.T) {
 
 // TestCrashesAreTold: by the daemon as soon as its job is killed, by the daemon's start,
 // and by the next run; each once.
+// Alone: it needs a run to last longer than all that it does meanwhile.
 func TestCrashesAreTold(t *testing.T) {
-	t.Parallel()
 	w := newWorld(t)
 	s := notifytest.StartTelegram(t, botToken, "42")
 	config, dest := commanded(w, s, "backup = every 3s\n[LIMITS]\nupload = 512K\n")
