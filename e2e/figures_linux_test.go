@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -57,7 +56,7 @@ type figures struct {
 	restore      []string      // flags of db restore
 	drop         func()        // what restore has made
 	change       func(how int) // 1 % of the rows: those of a change
-	peak         int64         // KiB
+	peak         int64         // bytes
 	stored, size int64
 }
 
@@ -65,12 +64,13 @@ type figures struct {
 func (f *figures) ours(args ...string) (time.Duration, result) {
 	f.w.t.Helper()
 	c, out, errout := f.w.command(f.w.t.Context(), args...)
+	peak := f.w.peak(c)
 	start := time.Now()
 	if err := c.Run(); err != nil {
 		f.w.t.Fatalf("%v: %s%s", err, out, errout)
 	}
 	took := time.Since(start)
-	f.peak = max(f.peak, c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
+	f.peak = max(f.peak, peak())
 	return took, result{args: args, out: out.String(), errout: errout.String()}
 }
 
@@ -120,7 +120,7 @@ func (f *figures) run(t *testing.T) {
 		changes = append(changes, fmt.Sprintf("%.1f %% (%s)", 100*float64(stored)/float64(f.stored), name))
 	}
 	seconds := time.Duration.Seconds
-	t.Logf("dump %d MB, %d MB stored; peak memory %d MiB", f.size/1e6, f.stored/1e6, f.peak>>10)
+	t.Logf("dump %d MB, %d MB stored; peak memory %d MiB", f.size/1e6, f.stored/1e6, f.peak>>20)
 	t.Logf("backup  %.2f of by hand (%.1f s, %.1f s); again, unchanged %.1f s, %.2f %% stored again", seconds(median(ours))/seconds(median(hand)), seconds(median(ours)), seconds(median(hand)), seconds(again), 100*float64(unchanged)/float64(f.stored))
 	t.Logf("restore %.2f of by hand (%.1f s, %.1f s)", seconds(median(restored))/seconds(median(loaded)), seconds(median(restored)), seconds(median(loaded)))
 	t.Logf("1 %% of the rows changed: stored again %s", strings.Join(changes, ", "))

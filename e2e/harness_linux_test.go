@@ -45,6 +45,9 @@ const atOnce = 6
 var binary string
 
 func TestMain(m *testing.M) {
+	if to := os.Getenv(peakFile); to != "" {
+		os.Exit(writePeak(to))
+	}
 	flag.Parse()
 	if p := flag.Lookup("test.parallel"); p.Value.String() == p.DefValue && runtime.GOMAXPROCS(0) < atOnce {
 		p.Value.Set(strconv.Itoa(atOnce))
@@ -181,6 +184,46 @@ func (w *world) command(ctx context.Context, args ...string) (c *exec.Cmd, out, 
 	out, errout = new(bytes.Buffer), new(bytes.Buffer)
 	c.Stdout, c.Stderr = out, errout
 	return c, out, errout
+}
+
+// peakFile is the variable with which the test program is started to be between itself and
+// the program: the peak that the kernel notes of a process begins with that of the one
+// that started it, and the test program may have had more than what it measures.
+const peakFile = "E2E_PEAK_FILE"
+
+// peak lets a command of w.command be measured: once it has ended, bytes returns its peak
+// of resident memory.
+func (w *world) peak(c *exec.Cmd) (bytes func() int64) {
+	w.t.Helper()
+	self, err := os.Executable()
+	must(w.t, err)
+	to := filepath.Join(w.t.TempDir(), "peak")
+	c.Path, c.Args, c.Env = self, append([]string{self}, c.Args...), append(c.Env, peakFile+"="+to)
+	return func() int64 {
+		w.t.Helper()
+		data, err := os.ReadFile(to)
+		must(w.t, err)
+		n, err := strconv.ParseInt(string(data), 10, 64)
+		must(w.t, err)
+		return n
+	}
+}
+
+// writePeak runs the program in the arguments, and writes its peak of memory to a file.
+func writePeak(to string) (code int) {
+	c := exec.Command(os.Args[1], os.Args[2:]...)
+	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err := c.Run()
+	if c.ProcessState == nil {
+		fmt.Fprintln(os.Stderr, err)
+		return failed
+	}
+	peak := c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+	if err := os.WriteFile(to, fmt.Append(nil, peak), 0o600); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return failed
+	}
+	return c.ProcessState.ExitCode()
 }
 
 // run executes the program.

@@ -163,6 +163,7 @@ func TestRecoverySheet(t *testing.T) {
 		paper := w.write([]byte(key), form)
 		must(t, os.Chmod(paper, 0o600))
 		if form == "text" { // the only other key goes
+			w.env = []string{"BACKUP_HANDLER_PASSPHRASE=correct horse battery staple"}
 			var reps []struct {
 				Keys []struct{ ID, Kind string }
 			}

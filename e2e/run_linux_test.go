@@ -309,11 +309,12 @@ func TestRunHookThatFloods(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		defer cancel()
 		c, out, errout := w.command(ctx, "backup", "--config", w.config)
+		peak := w.peak(c)
 		if err := c.Run(); err != nil {
 			t.Fatalf("%v\n%s%s", err, out, errout)
 		}
 		w.hook.take()
-		return c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+		return peak()
 	}
 	usual := memory("true")
 	for _, hook := range []string{"head -c 100000000 /dev/urandom", "head -c 100000000 /dev/zero >&2", "yes a line | head -c 100000000"} {

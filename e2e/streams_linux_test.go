@@ -443,10 +443,11 @@ func TestLargeStream(t *testing.T) {
 		must(t, err)
 		defer to.Close()
 		c.Stdout = to
+		peak := w.peak(c)
 		if err := c.Run(); err != nil {
 			t.Fatalf("%v: %s%s", err, out, errout)
 		}
-		return c.ProcessState.SysUsage().(*syscall.Rusage).Maxrss >> 10
+		return peak() >> 20
 	}
 	stored := measure(args...)
 	read := measure("cat", "latest:/large", "--backup-dirs", w.dest)

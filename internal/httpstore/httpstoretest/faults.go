@@ -15,10 +15,10 @@ import (
 
 // FaultStall is how long a connection may stand still in TestCuts: what opens a store
 // has to use it.
-const FaultStall = 500 * time.Millisecond
+const FaultStall = 4 * time.Second
 
 // bound is how long a call may take that has lost its connection, on a busy machine.
-const bound = 20 * time.Second
+const bound = 40 * time.Second
 
 // TestCuts cuts connections in the middle of a Put and of a Get, and lets them hang:
 // each ends with an error that trying again may mend, in bounded time, leaves no
