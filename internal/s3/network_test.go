@@ -209,7 +209,8 @@ func TestReuse(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, network, addr)
 	}
 	s := open(t, s3.Location{Bucket: "bucket"}, o)
-	for _, name := range []string{"a", "b", "c"} {
+	const names = "abcdefghijkl"
+	for _, name := range strings.Split(names, "") {
 		put(t, s, name, strings.Repeat(name, 100_000))
 		if err := s.Put(t.Context(), name, strings.NewReader(name), 1); !errors.Is(err, fs.ErrExist) {
 			t.Error(err)
@@ -221,7 +222,9 @@ func TestReuse(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if n := dials.Load(); n > 2 { // the search for abandoned uploads may have its own
+	// The search for abandoned uploads may have its own, and a connection may become free
+	// a moment too late. A call that never uses one again has one for each name.
+	if n := int(dials.Load()); n > len(names)*2/3 {
 		t.Errorf("%d connections", n)
 	}
 }
