@@ -69,27 +69,6 @@ func TestMeasureFails(t *testing.T) {
 	}
 }
 
-// A child must not be charged for what the harness itself once held.
-func TestPeakIsTheCommandsOwn(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux counts the parent's memory as the child's")
-	}
-	const ballast = 256 << 20
-	held := make([]byte, ballast)
-	for i := 0; i < len(held); i += 4096 {
-		held[i] = 1
-	}
-	runtime.KeepAlive(held)
-	held = nil
-	s, err := measure(t.Context(), run("true"), nil, []string{"PATH=" + os.Getenv("PATH")}, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.PeakBytes > ballast/2 {
-		t.Errorf("true needs %d bytes, which is the harness's memory", s.PeakBytes)
-	}
-}
-
 func TestSameTrees(t *testing.T) {
 	unixOnly(t)
 	when := time.Unix(1_700_000_000, 123_456_789)

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/bench/usage"
 )
 
 // A command is a pipeline of programs; most have one stage.
@@ -113,7 +115,7 @@ func measure(ctx context.Context, c command, prefix, env []string, scratch strin
 		procs[len(procs)-1].Stdout = f
 	}
 
-	shrink()
+	usage.Shrink()
 	start := time.Now()
 	var failed error
 	started := 0
@@ -140,9 +142,7 @@ func measure(ctx context.Context, c command, prefix, env []string, scratch strin
 	}
 	for _, p := range procs {
 		s.CPUSeconds += (p.ProcessState.UserTime() + p.ProcessState.SystemTime()).Seconds()
-		if peak, ok := peakBytes(p.ProcessState); ok {
-			s.PeakBytes += peak
-		}
+		s.PeakBytes += usage.Peak(p.ProcessState)
 	}
 	return s, nil
 }

@@ -8,7 +8,3 @@ func flush() {}
 
 // fetchMemory does nothing: it is for virtual machines that run Linux.
 func fetchMemory(int64) {}
-
-// shrink does nothing: no other system counts the parent's memory as the
-// child's.
-func shrink() {}

@@ -9,8 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/bench/usage"
 )
 
 const passphrase = "benchmark passphrase" // of throw-away repositories
@@ -118,13 +119,12 @@ func execute(ctx context.Context, argv, env []string) (result, error) {
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var output bytes.Buffer
 	c.Env, c.Stdout, c.Stderr = env, &output, &output
+	usage.Shrink()
 	start := time.Now()
 	if err := c.Run(); err != nil {
 		return result{}, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, output.String())
 	}
-	u := result{took: time.Since(start), cpu: c.ProcessState.UserTime() + c.ProcessState.SystemTime()}
-	if r, ok := c.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		u.peakBytes = r.Maxrss << 10
-	}
-	return u, nil
+	return result{
+		took: time.Since(start), cpu: c.ProcessState.UserTime() + c.ProcessState.SystemTime(), peakBytes: usage.Peak(c.ProcessState),
+	}, nil
 }

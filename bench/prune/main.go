@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/bench/corpus"
+	"github.com/SP1R4/BackupHandler/v3/bench/usage"
 )
 
 type options struct {
@@ -131,11 +132,12 @@ func measure(ctx context.Context, argv, env []string) (sample, error) {
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var out bytes.Buffer
 	c.Env, c.Stdout, c.Stderr = env, &out, &out
+	usage.Shrink()
 	start := time.Now()
 	if err := c.Run(); err != nil {
 		return sample{}, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, out.String())
 	}
-	return sample{time.Since(start), c.ProcessState.UserTime() + c.ProcessState.SystemTime(), peakBytes(c.ProcessState)}, nil
+	return sample{time.Since(start), c.ProcessState.UserTime() + c.ProcessState.SystemTime(), usage.Peak(c.ProcessState)}, nil
 }
 
 // size is the sum of the files below a directory; what is not there has none.

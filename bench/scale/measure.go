@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/bench/usage"
 )
 
 // A sample is what one run of one command cost.
@@ -25,13 +27,14 @@ func measure(ctx context.Context, argv, env []string) (sample, error) {
 	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var messages tail
 	c.Env, c.Stdout, c.Stderr = env, io.Discard, &messages
+	usage.Shrink()
 	start := time.Now()
 	if err := c.Run(); err != nil {
 		return sample{}, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, messages.buf)
 	}
 	s := sample{WallSeconds: time.Since(start).Seconds()}
 	s.CPUSeconds = (c.ProcessState.UserTime() + c.ProcessState.SystemTime()).Seconds()
-	s.PeakBytes = peakBytes(c.ProcessState)
+	s.PeakBytes = usage.Peak(c.ProcessState)
 	return s, nil
 }
 

@@ -1,6 +1,6 @@
 //go:build unix
 
-package main
+package usage
 
 import (
 	"os"
@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// peakBytes is the most memory that an ended process held, by the kernel's
-// count.
-func peakBytes(state *os.ProcessState) int64 {
+// Peak is the most resident memory that a process that has ended held, in bytes, by the
+// kernel's count; 0: it is not known.
+func Peak(state *os.ProcessState) int64 {
 	usage, ok := state.SysUsage().(*syscall.Rusage)
 	switch {
 	case !ok:

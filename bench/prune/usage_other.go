@@ -1,8 +1,0 @@
-//go:build !unix
-
-package main
-
-import "os"
-
-// peakBytes is not known on this platform.
-func peakBytes(*os.ProcessState) int64 { return 0 }
