@@ -14,6 +14,7 @@ import (
 // TestAdHoc: a backup of something else than what the configuration names does not hide
 // that those of the configuration fail.
 func TestAdHoc(t *testing.T) {
+	t.Parallel()
 	w := newRunWorld(t)
 	var mu sync.Mutex
 	var beats []string

@@ -263,42 +263,65 @@ func TestMySQL(t *testing.T) {
 	}
 }
 
+// A postgresWorld is a directory of the account that PostgreSQL runs as, with the program in
+// it, which the server starts itself.
+type postgresWorld struct {
+	t            *testing.T
+	dir, program string
+}
+
+func newPostgresWorld(t *testing.T) *postgresWorld {
+	t.Helper()
+	w := &postgresWorld{t: t, dir: postgrestest.Dir(t)}
+	postgrestest.Own(t, w.dir)
+	program, err := os.ReadFile(binary)
+	must(t, err)
+	w.program = w.file("backup-handler", string(program), 0o755)
+	return w
+}
+
+func (w *postgresWorld) path(name string) string { return filepath.Join(w.dir, name) }
+
+// file makes a file of the account's.
+func (w *postgresWorld) file(name, text string, mode os.FileMode) string {
+	w.t.Helper()
+	must(w.t, os.WriteFile(w.path(name), []byte(text), mode))
+	postgrestest.Own(w.t, w.path(name))
+	return w.path(name)
+}
+
+// run executes the program as the account, which has to end with a code.
+func (w *postgresWorld) run(code int, args ...string) result {
+	w.t.Helper()
+	c := postgrestest.As(w.t, exec.Command(w.program, args...))
+	c.Dir, c.Env = w.dir, append(c.Env, "HOME="+w.dir, "XDG_CACHE_HOME="+w.path("cache"), "PATH="+os.Getenv("PATH"))
+	var out, errout strings.Builder
+	c.Stdout, c.Stderr = &out, &errout
+	err := c.Run()
+	if c.ProcessState == nil {
+		w.t.Fatal(err)
+	}
+	r := result{args: args, code: c.ProcessState.ExitCode(), out: out.String(), errout: errout.String()}
+	if r.code != code {
+		w.t.Fatalf("want exit code %d: %v", code, r)
+	}
+	return r
+}
+
 // TestPostgreSQL: dumps, base backups, and moments by the program as archive_command and
 // restore_command of real servers.
 func TestPostgreSQL(t *testing.T) {
 	t.Parallel()
-	// The server runs the program, as its own account.
-	home := postgrestest.Dir(t)
-	postgrestest.Own(t, home)
-	program := filepath.Join(home, "backup-handler")
-	text, err := os.ReadFile(binary)
-	must(t, err)
-	must(t, os.WriteFile(program, text, 0o755))
-	config := filepath.Join(home, "config.ini")
-	key := filepath.Join(home, "key")
-	must(t, os.WriteFile(key, []byte("0123456789abcdef0123456789abcdef"), 0o600))
+	w := newPostgresWorld(t)
+	home, program, config := w.dir, w.program, w.path("config.ini")
+	key := w.file("key", "0123456789abcdef0123456789abcdef", 0o600)
 	archive := fmt.Sprintf("archive_command = '%s --config %s db wal-push main %%p %%f'", program, config)
 	s := postgrestest.New(t, "archive_mode = on", "wal_level = replica", archive)
-	must(t, os.WriteFile(config, fmt.Appendf(nil, "[BACKUPS]\nbackup_dirs = %s/repo\n[ENCRYPTION]\nenabled = True\nkey_file = %s\n[STATE]\ndir = %s/state\n"+
-		"[DATABASE main]\ntype = postgresql\ndatabase = *\nsocket = %s\nport = %d\nuser = postgres\nbase = True\ngrants = True\n", home, key, home, s.Dir, s.Port), 0o600))
-	for _, f := range []string{config, key, program} {
-		postgrestest.Own(t, f)
-	}
+	w.file("config.ini", fmt.Sprintf("[BACKUPS]\nbackup_dirs = %s/repo\n[ENCRYPTION]\nenabled = True\nkey_file = %s\n[STATE]\ndir = %s/state\n"+
+		"[DATABASE main]\ntype = postgresql\ndatabase = *\nsocket = %s\nport = %d\nuser = postgres\nbase = True\ngrants = True\n", home, key, home, s.Dir, s.Port), 0o600)
 	run := func(code int, args ...string) result {
 		t.Helper()
-		c := postgrestest.As(t, exec.Command(program, append([]string{"--config", config}, args...)...))
-		c.Dir, c.Env = home, append(c.Env, "HOME="+home, "XDG_CACHE_HOME="+home+"/cache", "PATH="+os.Getenv("PATH"))
-		var out, errout strings.Builder
-		c.Stdout, c.Stderr = &out, &errout
-		err := c.Run()
-		if c.ProcessState == nil {
-			t.Fatal(err)
-		}
-		r := result{args: args, code: c.ProcessState.ExitCode(), out: out.String(), errout: errout.String()}
-		if r.code != code {
-			t.Fatalf("want exit code %d: %v", code, r)
-		}
-		return r
+		return w.run(code, append([]string{"--config", config}, args...)...)
 	}
 	psql := func(server *postgrestest.Server, database, query string) string {
 		t.Helper()

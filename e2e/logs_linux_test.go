@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,38 +27,14 @@ func logsOf(list []dbDump, kind string) (logs []dbDump) {
 // snapshot of its own; a host that can read brings them together and recovers the server;
 // and of two different files of one name none is taken.
 func TestWriteOnlyWAL(t *testing.T) {
-	home := postgrestest.Dir(t)
-	postgrestest.Own(t, home)
-	path := func(name string) string { return filepath.Join(home, name) }
-	file := func(name, text string, mode os.FileMode) string {
-		must(t, os.WriteFile(path(name), []byte(text), mode))
-		postgrestest.Own(t, path(name))
-		return path(name)
-	}
-	text, err := os.ReadFile(binary)
-	must(t, err)
-	program := file("backup-handler", string(text), 0o755)
+	t.Parallel()
+	w := newPostgresWorld(t)
+	home, path, file, run := w.dir, w.path, w.file, w.run
 	key := file("key", "0123456789abcdef0123456789abcdef", 0o600)
-	run := func(code int, args ...string) result {
-		t.Helper()
-		c := postgrestest.As(t, exec.Command(program, args...))
-		c.Dir, c.Env = home, append(c.Env, "HOME="+home, "XDG_CACHE_HOME="+home+"/cache", "PATH="+os.Getenv("PATH"))
-		var out, errout strings.Builder
-		c.Stdout, c.Stderr = &out, &errout
-		err := c.Run()
-		if c.ProcessState == nil {
-			t.Fatal(err)
-		}
-		r := result{args: args, code: c.ProcessState.ExitCode(), out: out.String(), errout: errout.String()}
-		if r.code != code {
-			t.Fatalf("want exit code %d: %v", code, r)
-		}
-		return r
-	}
 	run(ok, "init", "--backup-dirs", path("repo"), "--key-file", key)
 	hostKey := file("host.key", "fedcba9876543210fedcba9876543210", 0o600)
 	run(ok, "key", "add", "--write-only", "--backup-dirs", path("repo"), "--key-file", key, "--new-key-file", hostKey)
-	archive := fmt.Sprintf("archive_command = '%s --config %s db wal-push main %%p %%f'", program, path("host.ini"))
+	archive := fmt.Sprintf("archive_command = '%s --config %s db wal-push main %%p %%f'", w.program, path("host.ini"))
 	s := postgrestest.New(t, "archive_mode = on", "wal_level = replica", archive)
 	config := func(name, key string) string {
 		return file(name+".ini", fmt.Sprintf("[BACKUPS]\nbackup_dirs = %s/repo\n[ENCRYPTION]\nenabled = True\nkey_file = %s\n[STATE]\ndir = %s/%s\n"+
@@ -170,6 +145,7 @@ func TestWriteOnlyWAL(t *testing.T) {
 // TestWriteOnlyBinlogs: the same with binary logs, which the server purges between the runs.
 // No snapshot has all of the way.
 func TestWriteOnlyBinlogs(t *testing.T) {
+	t.Parallel()
 	s := mysqltest.Start(t, mysqltest.Config{})
 	w := newWorld(t)
 	s.Exec("CREATE DATABASE shop", "CREATE TABLE shop.t (n INT PRIMARY KEY) ENGINE=InnoDB", "CREATE USER 'backup'@'localhost' IDENTIFIED BY 'hush'", "GRANT ALL ON *.* TO 'backup'@'localhost'")

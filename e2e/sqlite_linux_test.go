@@ -268,6 +268,7 @@ func TestSQLiteBadConfig(t *testing.T) {
 // has the WAL beside it. Under the others it is no consistent copy, and that is told, until
 // the program has closed it.
 func TestSQLiteOtherNames(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	src, dest := w.mkdir("src"), w.path("repo")
 	s := newShell(t, w.path("src", "bank.db"))

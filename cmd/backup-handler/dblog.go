@@ -185,7 +185,7 @@ func fetchFailed(err error) error {
 	if h := dbdump.Hint(err); h != "" {
 		hint = h + "; " + hint
 	}
-	return &job.Failure{Code: postgres.FetchExit(errors.New("")), Err: err, Hint: hint}
+	return &job.Failure{Code: postgres.FetchStop, Err: err, Hint: hint}
 }
 
 func (a *app) dbWalFetch(ctx context.Context, name, file, path string) error {
@@ -209,12 +209,12 @@ func (a *app) dbWalFetch(ctx context.Context, name, file, path string) error {
 	switch {
 	case err == nil:
 		return nil
-	case postgres.FetchExit(err) != job.ExitUsage:
+	case postgres.FetchExit(err) != postgres.FetchNone:
 		return fetchFailed(err)
 	case len(d.Unreadable) > 0:
 		return fetchFailed(fmt.Errorf("%s is not in what can be read of the archive of %s: %s of the repository cannot be", file, name, things(len(d.Unreadable), "snapshot")))
 	}
-	return &job.Failure{Code: job.ExitUsage, Err: fmt.Errorf("the archive of %s has no %s", name, file)}
+	return &job.Failure{Code: postgres.FetchNone, Err: fmt.Errorf("the archive of %s has no %s", name, file)}
 }
 
 type dbRecoverFlags struct {

@@ -170,18 +170,23 @@ func noExist(err error) error {
 	return err
 }
 
-// FetchExit is the exit code for restore_command: 0; 1, the file is not there; or 200.
-// PostgreSQL takes 1 to 125 for "there is none", ends recovery there and opens the
-// database; above 125 it stops, and can be started again. A repository that cannot be
-// reached must not look like the end of the log.
+// Exit codes for restore_command beside 0. PostgreSQL takes 1 to 125 for "there is none",
+// ends recovery there and opens the database; above 125 it stops, and can be started again.
+// A repository that cannot be reached must not look like the end of the log.
+const (
+	FetchNone = 1   // the archive, which was read, has no such file
+	FetchStop = 200 // whatever else is wrong
+)
+
+// FetchExit is the exit code of an error of Fetch.
 func FetchExit(err error) int {
 	switch {
 	case err == nil:
 		return 0
 	case errors.Is(err, fs.ErrNotExist):
-		return 1
+		return FetchNone
 	}
-	return 200
+	return FetchStop
 }
 
 // segmentHead is the length of the header of a segment's first page, in bytes.
