@@ -91,7 +91,7 @@ func newLogReader(r io.Reader, name string) (*logReader, error) {
 	l := &logReader{r: bufio.NewReaderSize(r, 256<<10), name: name}
 	magic := make([]byte, len(logMagic))
 	if _, err := io.ReadFull(l.r, magic); err != nil || string(magic) != logMagic {
-		return nil, fmt.Errorf("read %s: it is no binary log", printable(name))
+		return nil, l.damaged(0, "it is no binary log")
 	}
 	l.at = int64(len(magic))
 	e, err := l.next()

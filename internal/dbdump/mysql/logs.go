@@ -55,8 +55,9 @@ type LogFile struct {
 	Until time.Time `json:"until"`
 	// Closed logs do not grow any more.
 	Closed bool `json:"closed"`
-	// Gap means that the log before this one is not here, if there was one: it was
-	// purged before it could be read, or the server has begun to count anew.
+	// Gap means that the log before this one is not here, or not all of it, if there was
+	// one: it was purged before it could be read, is damaged, or the server has begun to
+	// count anew.
 	Gap bool `json:"gap"`
 }
 
@@ -88,6 +89,12 @@ type ArchiveOptions struct {
 	Warn     func(format string, args ...any) // nil: nobody is told
 }
 
+func (o *ArchiveOptions) warn(format string, args ...any) {
+	if o.Warn != nil {
+		o.Warn(format, args...)
+	}
+}
+
 // Archive reads from a server the logs that are not in have, and the one that the server
 // writes to, stores each in a sink, and last the description of all: those of have as
 // well, whose files the caller takes over from where it has them. have may be nil.
@@ -96,13 +103,9 @@ type ArchiveOptions struct {
 // it has is returned with the error: the next call goes on there.
 //
 // A log that is missing between those of have and those of the server is warned of, and
-// marked: what follows is archived all the same.
+// marked: what follows is archived all the same. So is one that is damaged on the server;
+// what is whole of it is kept.
 func Archive(ctx context.Context, server Server, have *Logs, to dbdump.Sink, o ArchiveOptions) (*Logs, error) {
-	warn := func(format string, args ...any) {
-		if o.Warn != nil {
-			o.Warn(format, args...)
-		}
-	}
 	s, err := open(ctx, server)
 	if err != nil {
 		return nil, err
@@ -128,7 +131,7 @@ func Archive(ctx context.Context, server Server, have *Logs, to dbdump.Sink, o A
 	}
 	var format string
 	if err := s.db.QueryRowContext(ctx, "SELECT @@GLOBAL.binlog_format").Scan(&format); err == nil && !strings.EqualFold(format, "ROW") {
-		warn("the server logs statements (binlog_format = %s), some of which cannot be replayed into another database: set it to ROW", format)
+		o.warn("the server logs statements (binlog_format = %s), some of which cannot be replayed into another database: set it to ROW", format)
 	}
 	if o.Flush {
 		if _, err := s.db.ExecContext(ctx, "FLUSH BINARY LOGS"); err != nil {
@@ -146,23 +149,29 @@ func Archive(ctx context.Context, server Server, have *Logs, to dbdump.Sink, o A
 	if err != nil {
 		return nil, err
 	}
-	todo, gap, err := s.missingLogs(ctx, binlog, out, list, warn)
+	todo, gap, err := s.missingLogs(ctx, binlog, out, list, o.warn)
 	if err != nil {
 		return nil, err
 	}
 	stored := 0
-	for i, name := range todo {
-		f, err := s.fetch(ctx, binlog, name, to, &o)
+	for _, log := range todo {
+		f, damage, err := s.fetch(ctx, binlog, log, to, &o)
 		if err != nil {
-			err = fmt.Errorf("archive the binary log %s: %w", printable(name.name), err)
+			err = fmt.Errorf("archive the binary log %s: %w", printable(log.name), err)
 			if stored > 0 {
 				err = errors.Join(err, out.write(to))
 			}
 			return out, err
 		}
-		f.Gap = gap && i == 0
-		out.Files = append(out.Files, f)
-		stored++
+		if f.Bytes > 0 {
+			f.Gap, gap = gap, false
+			out.Files = append(out.Files, f)
+			stored++
+		}
+		if damage != nil {
+			gap = true
+			o.warn("the server's %s is damaged, and is archived up to offset %d only: what was committed behind that cannot be restored, until a dump is made (%v)", printable(log.name), f.Bytes, damage)
+		}
 	}
 	return out, out.write(to)
 }
@@ -293,54 +302,90 @@ func (s *session) logBeginning(ctx context.Context, binlog program, name string)
 	return l.created.time, l.created.serverID, nil
 }
 
-// fetch stores one log. The program can write to files only: one is kept at a time.
-func (s *session) fetch(ctx context.Context, binlog program, log serverLog, to dbdump.Sink, o *ArchiveOptions) (LogFile, error) {
-	f := LogFile{Name: log.name}
-	var now float64
-	if err := s.db.QueryRowContext(ctx, "SELECT UNIX_TIMESTAMP()").Scan(&now); err != nil {
-		return f, err
-	}
-	f.Until = time.Unix(int64(now), 0).UTC()
+// fetch stores one log, as far as it is whole. The program can write to files only: one is
+// kept at a time. Damage is said if there is any on the server; nothing is stored of a log
+// without its beginning.
+func (s *session) fetch(ctx context.Context, binlog program, log serverLog, to dbdump.Sink, o *ArchiveOptions) (f LogFile, damage, err error) {
 	dir, err := os.MkdirTemp(o.TempDir, "backup-handler-binlog-")
 	if err != nil {
-		return f, err
+		return f, nil, err
 	}
 	defer os.RemoveAll(dir)
-	child := s.child(binlog, "--read-from-remote-server", "--raw", "--result-file="+dir+string(filepath.Separator), "--", log.name)
-	if err := child.Run(ctx); err != nil {
-		return f, logError(err)
+	for range 2 { // whether it is damaged there, or was on its way
+		if f, damage, err = s.read(ctx, binlog, log, dir, o); damage == nil {
+			break
+		}
+	}
+	if err != nil || f.Bytes == 0 {
+		return f, damage, err
 	}
 	in, err := os.Open(filepath.Join(dir, log.name))
 	if err != nil {
-		return f, err
+		return f, nil, err
 	}
 	defer in.Close()
-	end, err := f.inspect(in)
-	if err != nil {
-		return f, err
-	}
-	if f.Closed = log.closed; f.Closed && end.Before(f.Until) {
-		f.Until = end
-	}
-	if log.closed && f.Bytes != log.bytes {
-		return f, fmt.Errorf("it has %d bytes on the server, and %d arrived", log.bytes, f.Bytes)
-	}
-	if _, err := in.Seek(0, io.SeekStart); err != nil {
-		return f, err
-	}
 	f.File = f.Created.Format("20060102T150405Z") + "-" + dbdump.FileName(log.name)
 	w, err := to.Create(f.File)
 	if err != nil {
-		return f, err
+		return f, nil, err
 	}
 	sum := sha256.New()
-	_, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(w, sum)}, &counting{in, o.Progress}, make([]byte, 1<<20))
+	_, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(w, sum)}, &counting{io.LimitReader(in, f.Bytes), o.Progress}, make([]byte, 1<<20))
 	f.SHA256 = hex.EncodeToString(sum.Sum(nil))
-	return f, errors.Join(err, w.Close())
+	return f, damage, errors.Join(err, w.Close())
 }
 
-// inspect reads all events of a log, notes what they say, and returns the time of the
-// last one.
+// read makes a file of a log in a directory, and describes what of it is whole.
+func (s *session) read(ctx context.Context, binlog program, log serverLog, dir string, o *ArchiveOptions) (f LogFile, damage, err error) {
+	f.Name = log.name
+	var now float64
+	if err := s.db.QueryRowContext(ctx, "SELECT UNIX_TIMESTAMP()").Scan(&now); err != nil {
+		return f, nil, err
+	}
+	f.Until = time.Unix(int64(now), 0).UTC()
+	ran := s.child(binlog, "--read-from-remote-server", "--raw", "--result-file="+dir+string(filepath.Separator), "--", log.name).Run(ctx)
+	cut, damaged := saidOf(ran, "binlog truncated in the middle of event"), saidOf(ran, "bogus data in log event", "I/O error reading", "bad magic number")
+	if ran != nil && !(log.closed && (cut || damaged)) {
+		return f, nil, logError(ran)
+	}
+	in, err := os.Open(filepath.Join(dir, log.name))
+	if ran != nil && errors.Is(err, fs.ErrNotExist) { // not even the first event
+		return f, ran, nil
+	}
+	if err != nil {
+		return f, nil, err
+	}
+	defer in.Close()
+	end, err := f.inspect(in)
+	if f.Closed = log.closed; f.Closed && end.Before(f.Until) {
+		f.Until = end
+	}
+	switch {
+	case errors.Is(err, errLog) && log.closed:
+		return f, err, nil
+	case err != nil:
+		return f, nil, err
+	case damaged:
+		return f, ran, nil
+	case cut && f.Bytes < log.bytes:
+		// A server that was killed as it wrote: it begins the next log when it is back, and
+		// what the event was to note was never committed. (MySQL shortens the log to its
+		// whole events; MariaDB leaves it as it is.)
+		o.warn("%s ends within an event, of which it has %d bytes: the server was killed, or had no space left, before it had written it; all that is before is archived", printable(log.name), log.bytes-f.Bytes)
+	case log.closed && f.Bytes != log.bytes:
+		return f, nil, fmt.Errorf("it has %d bytes on the server, and %d arrived", log.bytes, f.Bytes)
+	}
+	return f, nil, nil
+}
+
+// saidOf says whether a program has ended with one of the messages.
+func saidOf(err error, messages ...string) bool {
+	failed, ok := errors.AsType[*dbdump.ChildError](err)
+	return ok && slices.ContainsFunc(messages, func(m string) bool { return strings.Contains(failed.Stderr, m) })
+}
+
+// inspect reads all events of a log, notes what they say, and returns the time of the last
+// one. If the log is damaged, that is of those before.
 func (f *LogFile) inspect(in io.Reader) (end time.Time, err error) {
 	l, err := newLogReader(in, f.Name)
 	if err != nil {
@@ -350,12 +395,12 @@ func (f *LogFile) inspect(in io.Reader) (end time.Time, err error) {
 	f.Created, f.Last, f.ServerID = l.created.time, l.created.time, l.created.serverID
 	for {
 		e, err := l.next()
+		f.Bytes = l.at
 		if err == io.EOF {
-			f.Bytes = l.at
 			return end, nil
 		}
 		if err != nil {
-			return time.Time{}, err
+			return end, err
 		}
 		end = e.time
 		if e.time.After(f.Last) {

@@ -282,7 +282,7 @@ func (s *session) planReplay(ctx context.Context, logs fs.FS, o *ReplayOptions) 
 			return nil, err
 		}
 		if f.Gap && i > 0 {
-			return nil, p.ended(o, fmt.Sprintf("the binary log before %s is missing", printable(f.Name)))
+			return nil, p.ended(o, fmt.Sprintf("the binary log before %s is missing, or a part of it", printable(f.Name)))
 		}
 		part := replayPart{file: f, from: int64(len(logMagic))}
 		if i == 0 {

@@ -513,3 +513,129 @@ func TestReplayDamaged(t *testing.T) {
 		t.Errorf("left over: %q", got)
 	}
 }
+
+// The log of a server that was killed as it wrote ends within an event. All that is before
+// is archived, and replayed; what is damaged elsewhere is not taken for that.
+func TestLogsOfACrash(t *testing.T) {
+	t.Parallel()
+	s := mysqltest.Start(t, mysqltest.Config{Args: []string{"--innodb-flush-log-at-trx-commit=2"}}) // a crash loses nothing
+	makeBank(s)
+	dir, _ := dump(t, root(s), DumpOptions{Databases: []string{"bank"}})
+	random := rand.New(rand.NewPCG(3, 5))
+	work := func() {
+		conn := connect(t, s, "bank")
+		defer conn.Close()
+		for range 20 {
+			if err := transfer(t.Context(), conn, random, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	logs := t.TempDir()
+	// Within the header, behind it, within the body, and before its last byte.
+	for i, cut := range []int{5, eventHeaderBytes, eventHeaderBytes + 4, 30} {
+		work()
+		if _, err := archive(t, root(s), logs, ArchiveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		work()
+		s.Kill()
+		path := filepath.Join(s.Dir, "data", fmt.Sprintf("binlog.%06d", i+1))
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The last event, of 31 bytes, once more.
+		if err := os.WriteFile(path, append(whole, whole[len(whole)-31:len(whole)-31+cut]...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.Restart()
+		var said []string
+		warn := func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+		l, err := archive(t, root(s), logs, ArchiveOptions{Warn: warn})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := l.Files[i]; len(l.Files) != i+2 || !f.Closed || f.Bytes != int64(len(whole)) || l.Files[i+1].Gap ||
+			len(said) != 1 || !strings.Contains(said[0], fmt.Sprintf("ends within an event, of which it has %d bytes", cut)) {
+			t.Errorf("cut at %d: %+v, %q", cut, l.Files, said)
+		}
+	}
+	work()
+	l, err := archive(t, root(s), logs, ArchiveOptions{Warn: func(format string, args ...any) { t.Errorf(format, args...) }})
+	if err != nil || len(l.Files) != 5 {
+		t.Fatal(l, err)
+	}
+	if _, err := RestoreTo(t.Context(), root(s), os.DirFS(dir), os.DirFS(logs), RestoreOptions{Into: "copy"}, ReplayOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	checkBank(t, s, "copy", "after four crashes")
+	for _, table := range []string{"accounts", "transfers"} {
+		if was, is := s.Query("CHECKSUM TABLE bank." + table)[0], s.Query("CHECKSUM TABLE copy." + table)[0]; strings.TrimPrefix(was, "bank.") != strings.TrimPrefix(is, "copy.") {
+			t.Errorf("%s, and was %s", is, was)
+		}
+	}
+
+	// Damage elsewhere is a gap: what is before it and the logs behind are archived all the same.
+	lastEvent := func(b []byte) []byte { return b[len(b)-rotateBytes:] }
+	for i, c := range []struct {
+		name   string
+		damage func(b []byte) []byte
+		whole  func(b []byte) int // bytes of it; -1: some
+	}{
+		{"a bit", func(b []byte) []byte { b[len(b)/2] ^= 0x10; return b }, func([]byte) int { return -1 }},
+		{"zeros", func(b []byte) []byte { return append(b, make([]byte, 4096)...) }, func(b []byte) int { return len(b) }},
+		{"a short event", func(b []byte) []byte { lastEvent(b)[9] = 3; return b }, func(b []byte) int { return len(b) - rotateBytes }},
+		{"no beginning", func(b []byte) []byte { return b[:50] }, func([]byte) int { return 0 }},
+		{"nothing", func(b []byte) []byte { return b[:2] }, func([]byte) int { return 0 }},
+	} {
+		s.Exec("FLUSH BINARY LOGS")
+		work()
+		s.Exec("FLUSH BINARY LOGS")
+		name := fmt.Sprintf("binlog.%06d", 6+2*i)
+		path := filepath.Join(s.Dir, "data", name)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, c.damage(slices.Clone(b)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		warned := 0
+		warn := func(format string, args ...any) {
+			warned++
+			if said := fmt.Sprintf(format, args...); !strings.Contains(said, name+" is damaged, and is archived up to offset ") {
+				t.Errorf("%s: %s", c.name, said)
+			}
+		}
+		if l, err = archive(t, root(s), logs, ArchiveOptions{Warn: warn}); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		whole, last := int64(c.whole(b)), l.Files[len(l.Files)-1]
+		at := slices.IndexFunc(l.Files, func(f LogFile) bool { return f.Name == name })
+		if warned != 1 || last.Closed || !last.Gap || (at < 0) != (whole == 0) {
+			t.Fatalf("%s: %d warnings, %+v", c.name, warned, l.Files)
+		}
+		if at < 0 {
+			continue
+		}
+		f := l.Files[at]
+		ours, err := os.ReadFile(filepath.Join(logs, f.File))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[21], ours[21] = 0, 0 // that the server writes to it
+		if f.Gap || !f.Closed || whole > 0 && f.Bytes != whole || f.Bytes != int64(len(ours)) || !slices.Equal(ours, b[:f.Bytes]) || len(l.Files) != at+2 {
+			t.Errorf("%s: %+v", c.name, l.Files[at-1:])
+		}
+	}
+	if _, err := archive(t, root(s), logs, ArchiveOptions{Warn: func(format string, args ...any) { t.Errorf(format, args...) }}); err != nil {
+		t.Error(err)
+	}
+	if _, err := RestoreTo(t.Context(), root(s), os.DirFS(dir), os.DirFS(logs), RestoreOptions{Into: "more"}, ReplayOptions{}); err == nil || !strings.Contains(err.Error(), "before binlog.000007 is missing, or a part of it") {
+		t.Errorf("replayed over a gap: %v", err)
+	}
+}
+
+// rotateBytes is the length of the event that leads to the next log, of "binlog.000042".
+const rotateBytes = eventHeaderBytes + 8 + 13 + 4
