@@ -188,6 +188,12 @@ func TestWriteOnlyBinlogs(t *testing.T) {
 		}
 	}
 	check("together")
+	if r := w.want(ok, "forget", "--keep-last", "1", "--dry-run", "--config", admin); !strings.Contains(r.out, "would be brought together") || !strings.Contains(r.out, "5 snapshots would be forgotten") {
+		t.Errorf("%v", r)
+	}
+	if n := kinds(w.dumps(admin)); n["mysql-log"] != 6 {
+		t.Errorf("a dry run has changed something: %v", n)
+	}
 	w.want(ok, "forget", "--keep-last", "1", "--config", admin)
 	if n := kinds(w.dumps(admin)); n["mysql-log"] != 2 || n["mysql"] != 1 {
 		t.Errorf("%v", n)

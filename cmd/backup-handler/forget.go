@@ -112,14 +112,14 @@ func (a *app) policy(fl *pflag.FlagSet, f *forgetFlags) (p retention.Policy, err
 }
 
 type forgetReport struct {
-	Repository string        `json:"repository"`
-	DryRun     bool          `json:"dry_run,omitempty"`
-	Groups     []groupReport `json:"groups"`
-	Forgotten  []repo.ID     `json:"forgotten"`
-	Gathered   []repo.ID     `json:"gathered,omitempty"` // new snapshots, each with all of a log
-	Error      string        `json:"error,omitempty"`
-	Hint       string        `json:"hint,omitempty"`
-	Prune      *pruneReport  `json:"prune,omitempty"`
+	Repository string         `json:"repository"`
+	DryRun     bool           `json:"dry_run,omitempty"`
+	Groups     []groupReport  `json:"groups"`
+	Forgotten  []repo.ID      `json:"forgotten"`
+	Gathered   []gatherReport `json:"gathered,omitempty"`
+	Error      string         `json:"error,omitempty"`
+	Hint       string         `json:"hint,omitempty"`
+	Prune      *pruneReport   `json:"prune,omitempty"`
 }
 
 type groupReport struct {
@@ -136,6 +136,14 @@ type decisionReport struct {
 	Tags    []string  `json:"tags,omitempty"`
 	Keep    bool      `json:"keep"`
 	Reasons []string  `json:"reasons"`
+}
+
+// A gatherReport is about a log of which one snapshot has all now.
+type gatherReport struct {
+	ID   *repo.ID  `json:"id"` // of the new snapshot; null: dry run
+	Host string    `json:"host"`
+	Kind tree.Kind `json:"kind"`
+	Name string    `json:"name"` // of the server, as in [DATABASE NAME]
 }
 
 func (a *app) forget(ctx context.Context, c *cobra.Command, names []string, f *forgetFlags, run *journal.Run) error {
@@ -246,9 +254,13 @@ func (a *app) forgotten(rep *forgetReport, res *job.Forgetting) {
 		return
 	}
 	rep.Forgotten = append(rep.Forgotten, res.Forgotten...)
-	rep.Gathered = append(rep.Gathered, res.Gathered...)
-	for _, id := range res.Gathered {
-		a.record("gather", slog.String("repository", rep.Repository), slog.String("snapshot", id.String()))
+	for _, g := range res.Gathered {
+		r := gatherReport{Host: g.Log.Host, Kind: g.Log.Kind, Name: job.DatabaseName(g.Log)}
+		if !rep.DryRun {
+			r.ID = &g.Snapshot
+			a.record("gather", slog.String("repository", rep.Repository), slog.String("snapshot", g.Snapshot.String()))
+		}
+		rep.Gathered = append(rep.Gathered, r)
 	}
 	for _, g := range res.Groups {
 		gr := groupReport{Host: g.Host, Kind: g.Kind, Sources: g.Sources, Notes: g.Notes}
@@ -287,8 +299,12 @@ func (a *app) forgetText(w io.Writer, rep *forgetReport) error {
 				fmt.Fprintf(w, "note: %s\n", n)
 			}
 		}
-		for _, id := range rep.Gathered {
-			fmt.Fprintf(w, "%s  %s is new, and has all of a log that was in several\n", quote(rep.Repository), id.Short())
+		for _, g := range rep.Gathered {
+			what := "would be brought together in a new snapshot"
+			if g.ID != nil {
+				what = "is in the new snapshot " + g.ID.Short() + ", all of it"
+			}
+			fmt.Fprintf(w, "%s  %s  the log of %s, which is in several snapshots, %s\n", quote(rep.Repository), quote(g.Host), quote(g.Name), what)
 		}
 		verb := "forgotten"
 		if rep.DryRun {

@@ -52,11 +52,15 @@ type Forgetting struct {
 	Groups []retention.Group
 	// Damaged are named snapshots that do not open.
 	Damaged []repo.ID
-	// Forgotten are gone or, dry, would be; but for those of logs, which a dry run does not
-	// bring together.
+	// Forgotten are gone or, dry, would be.
 	Forgotten []repo.ID
-	// Gathered are new: each has all of a log.
-	Gathered []repo.ID
+	Gathered  []Gathered
+}
+
+// Gathered is a log of which one snapshot was made that has all, or, dry, would be.
+type Gathered struct {
+	Snapshot repo.ID        // the new one; dry: none
+	Log      *tree.Snapshot // the newest that there was
 }
 
 // Forget removes snapshots. What only they needed stays until a prune. The list of
@@ -99,7 +103,7 @@ func (d *Destination) Forget(ctx context.Context, o ForgetOptions) (*Forgetting,
 	}
 	if o.DryRun {
 		f.Forgotten = going
-		return f, nil
+		return f, d.lookAtLogs(ctx, f, logs, &o)
 	}
 	for _, id := range going {
 		if err := ctx.Err(); err != nil {
@@ -128,7 +132,7 @@ func (d *Destination) gatherLogs(ctx context.Context, f *Forgetting, logs []tree
 		}
 		made, err := d.gatherLog(ctx, group, look, o)
 		if made != nil {
-			f.Gathered = append(f.Gathered, made.ID)
+			f.Gathered = append(f.Gathered, Gathered{made.ID, before[0]})
 		}
 		if err != nil {
 			if ctx.Err() != nil {
@@ -144,10 +148,50 @@ func (d *Destination) gatherLogs(ctx context.Context, f *Forgetting, logs []tree
 			}
 		}
 	}
+	return failedLogs(failed)
+}
+
+func failedLogs(failed []error) error {
 	if len(failed) == 0 {
 		return nil
 	}
 	return Fail(ExitPartial, errors.Join(failed...), hint(failed[0]))
+}
+
+// lookAtLogs says what gatherLogs would do, once what f forgets is gone.
+func (d *Destination) lookAtLogs(ctx context.Context, f *Forgetting, logs []tree.Group, o *ForgetOptions) error {
+	logs = slices.DeleteFunc(logs, func(g tree.Group) bool { return len(d.chain(g)) < 3 })
+	if len(logs) == 0 {
+		return nil
+	}
+	if err := d.Load(ctx); err != nil {
+		return Fail(ExitPartial, err, "")
+	}
+	d.Snapshots = slices.DeleteFunc(d.Snapshots, func(s *tree.Snapshot) bool { return slices.Contains(f.Forgotten, s.ID) })
+	look := &Outlook{Known: o.Known, Open: []*Destination{d}, Away: o.Others}
+	var failed []error
+	for _, group := range logs {
+		plan, err := planGathering(ctx, d, group, look)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("the log of %s: %w", DatabaseName(d.chain(group)[0]), err))
+			continue
+		}
+		if plan == nil {
+			continue
+		}
+		going := plan.superseded
+		if plan.together != nil {
+			f.Gathered = append(f.Gathered, Gathered{Log: plan.last})
+			going = append(going, plan.together[1:]...) // the newest stays beside the new one
+		}
+		for _, s := range going {
+			f.Forgotten = append(f.Forgotten, s.ID)
+		}
+	}
+	return failedLogs(failed)
 }
 
 func (d *Destination) gatherLog(ctx context.Context, group tree.Group, look *Outlook, o *ForgetOptions) (*tree.Snapshot, error) {

@@ -257,51 +257,57 @@ func (p *pushed) add() error {
 // files have to be the same; a binary log of MySQL may have grown. The newest stays, and the
 // one before it, and what is held. Where a snapshot cannot be read, all stay.
 func ForgetLogs(ctx context.Context, d *Destination, last *tree.Snapshot, look *Outlook) error {
+	going, err := superseded(ctx, d, last, look)
+	for _, s := range going {
+		if err := d.Repo.Forget(ctx, s.ID); err != nil {
+			return err
+		}
+		d.Snapshots = slices.DeleteFunc(d.Snapshots, func(o *tree.Snapshot) bool { return o.ID == s.ID })
+	}
+	return err
+}
+
+// superseded are the snapshots that ForgetLogs forgets; with an error, those that were found
+// before it.
+func superseded(ctx context.Context, d *Destination, last *tree.Snapshot, look *Outlook) (going []*tree.Snapshot, err error) {
 	chain := d.chain(last.Group())
 	if len(chain) < 3 || chain[0].ID != last.ID || len(d.Unreadable) > 0 {
-		return nil
+		return nil, nil
 	}
 	has, err := readPart(ctx, d, last)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	l := &Log{d: d, kind: last.Kind}
 	oldest := look.Oldest(needing(last.Kind), DatabaseName(last))
-	var gone []repo.ID
-	defer func() {
-		d.Snapshots = slices.DeleteFunc(d.Snapshots, func(s *tree.Snapshot) bool { return slices.Contains(gone, s.ID) })
-	}()
 	for _, s := range chain[2:] {
 		if held(s) {
 			continue
 		}
 		old, err := readPart(ctx, d, s)
 		if err != nil {
-			return err
+			return going, err
 		}
-		superseded := true
+		all := true
 		for name, n := range old.files {
-			if !superseded {
+			if !all {
 				break
 			}
 			if unneeded(name, n.MTime.Time(), oldest) || last.Kind == tree.KindMySQLLog && name == mysql.LogsName {
 				continue
 			}
 			kept := has.files[name]
-			if superseded = kept != nil && (kept.Size == n.Size || last.Kind == tree.KindMySQLLog); superseded {
-				if superseded, err = l.begins(ctx, kept, n); err != nil {
-					return err
+			if all = kept != nil && (kept.Size == n.Size || last.Kind == tree.KindMySQLLog); all {
+				if all, err = l.begins(ctx, kept, n); err != nil {
+					return going, err
 				}
 			}
 		}
-		if superseded {
-			if err := d.Repo.Forget(ctx, s.ID); err != nil {
-				return err
-			}
-			gone = append(gone, s.ID)
+		if all {
+			going = append(going, s)
 		}
 	}
-	return nil
+	return going, nil
 }
 
 // held says whether nothing but its name forgets a snapshot. Other tags may be those of the
@@ -325,29 +331,18 @@ func (d *Destination) chain(group tree.Group) (chain []*tree.Snapshot) {
 // them have different files of one name, nothing is done, and the error is a *LogConflict
 // with a hint. d has to be loaded.
 func GatherLog(ctx context.Context, d *Destination, group tree.Group, look *Outlook, base tree.Snapshot, o repo.WriterOptions) (*tree.Snapshot, error) {
-	chain := d.chain(group)
-	if len(chain) == 0 || len(d.Unreadable) > 0 {
-		return nil, nil
-	}
-	last := chain[0]
-	name := DatabaseName(last)
-	l, err := OpenLog(ctx, d, last.Kind, last.Host, name)
-	if err != nil {
+	plan, err := planGathering(ctx, d, group, look)
+	if plan == nil || err != nil {
 		return nil, err
 	}
-	conflicts, err := l.Conflicts(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, err := range conflicts {
-		return nil, err
-	}
+	last := plan.last
 	if err := ForgetLogs(ctx, d, last, look); err != nil {
 		return nil, err
 	}
-	if chain = d.chain(group); len(slices.DeleteFunc(slices.Clone(chain), held)) < 3 {
+	if plan.together == nil {
 		return nil, nil
 	}
+	name, l := DatabaseName(last), plan.log
 	oldest := look.Oldest(needing(last.Kind), name)
 	produce := func(ctx context.Context, to *backup.Sink) error { return l.gather(ctx, to, oldest) }
 	if last.Kind == tree.KindMySQLLog {
@@ -369,6 +364,43 @@ func GatherLog(ctx context.Context, d *Destination, group tree.Group, look *Outl
 	d.Snapshots = append(d.Snapshots, snap)
 	slices.SortStableFunc(d.Snapshots, func(a, b *tree.Snapshot) int { return a.Time.Compare(b.Time) })
 	return snap, ForgetLogs(ctx, d, snap, look)
+}
+
+// A gathering is what GatherLog does.
+type gathering struct {
+	log  *Log
+	last *tree.Snapshot
+	// superseded are forgotten because of last; together are the others, the newest first,
+	// if they are brought together.
+	superseded, together []*tree.Snapshot
+}
+
+// planGathering says what GatherLog does; nil: nothing can be done.
+func planGathering(ctx context.Context, d *Destination, group tree.Group, look *Outlook) (*gathering, error) {
+	chain := d.chain(group)
+	if len(chain) == 0 || len(d.Unreadable) > 0 {
+		return nil, nil
+	}
+	p := &gathering{last: chain[0]}
+	var err error
+	if p.log, err = OpenLog(ctx, d, p.last.Kind, p.last.Host, DatabaseName(p.last)); err != nil {
+		return nil, err
+	}
+	conflicts, err := p.log.Conflicts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, err := range conflicts {
+		return nil, err
+	}
+	if p.superseded, err = superseded(ctx, d, p.last, look); err != nil {
+		return nil, err
+	}
+	left := slices.DeleteFunc(chain, func(s *tree.Snapshot) bool { return slices.Contains(p.superseded, s) || held(s) })
+	if len(left) > 2 {
+		p.together = left
+	}
+	return p, nil
 }
 
 // gather takes over the files of all snapshots.

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -233,8 +234,22 @@ func (p *piles) alone(kind tree.Kind, files map[string]string) {
 }
 
 func (p *piles) forget(policy retention.Policy) (*Forgetting, error) {
-	d := p.loaded(p.a, "a")
-	return d.Forget(p.t.Context(), ForgetOptions{Policy: policy, Known: p.known, Now: p.now, By: tree.Snapshot{User: "u"}})
+	o := ForgetOptions{Policy: policy, Known: p.known, Now: p.now, By: tree.Snapshot{User: "u"}}
+	dry := o
+	dry.DryRun = true
+	said, sayErr := p.loaded(p.a, "a").Forget(p.t.Context(), dry)
+	f, err := p.loaded(p.a, "a").Forget(p.t.Context(), o)
+	if fmt.Sprint(sayErr) != fmt.Sprint(err) || len(said.Gathered) != len(f.Gathered) || !sameIDs(said.Forgotten, f.Forgotten) {
+		p.t.Errorf("a dry run says %+v, %v; and %+v, %v was done", said, sayErr, f, err)
+	}
+	return f, err
+}
+
+func sameIDs(a, b []repo.ID) bool {
+	sorted := func(ids []repo.ID) []repo.ID {
+		return slices.SortedFunc(slices.Values(ids), func(a, b repo.ID) int { return bytes.Compare(a[:], b[:]) })
+	}
+	return slices.Equal(sorted(a), sorted(b))
 }
 
 // TestGatherLog: rules do not decide about a log, of which each snapshot may have another
