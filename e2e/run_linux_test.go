@@ -199,6 +199,9 @@ func TestRunExitCodes(t *testing.T) {
 				!strings.Contains(shown, "told         ops\n") {
 				t.Errorf("runs:\n%sshow:\n%s", list, shown)
 			}
+			if before := slices.Contains([]string{"no source", "hook", "interrupted"}, name); strings.Contains(shown, w.dest+"  not finished\n") != before || strings.Contains(shown, w.path("src")+"  not stored\n") != (before && name != "no source") {
+				t.Errorf("show:\n%s", shown)
+			}
 			bad := w.want(ok, "runs", "--failed", "--json", "--config", w.config).out
 			if strings.Contains(bad, rec.ID) == good {
 				t.Errorf("runs --failed: %s", bad)

@@ -142,13 +142,13 @@ func (a *app) backup(ctx context.Context, f *backupFlags) error {
 			if s, err = filepath.Abs(s); err != nil {
 				return err
 			}
-			run.Sources = append(run.Sources, journal.SourceRun{Path: s})
+			run.Sources = append(run.Sources, journal.SourceRun{Path: s, Pending: true})
 		}
 		for _, s := range p.Streams {
-			run.Sources = append(run.Sources, journal.SourceRun{Path: s.Source, Kind: string(s.Kind)})
+			run.Sources = append(run.Sources, journal.SourceRun{Path: s.Source, Kind: string(s.Kind), Pending: true})
 		}
 		for _, d := range p.Destinations {
-			run.Destinations = append(run.Destinations, journal.DestinationRun{Location: location.Redact(d)})
+			run.Destinations = append(run.Destinations, journal.DestinationRun{Location: location.Redact(d), Pending: true})
 		}
 		if p.keep, err = a.keeping(f.retain.or(0)); err != nil {
 			return job.Fail(job.ExitUsage, err, "")

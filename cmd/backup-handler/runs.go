@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -180,10 +181,10 @@ func (a *app) runsShow(id string) error {
 			line("stored", "%s of %s read", bytesText(c.Stored), bytesText(c.Read))
 		}
 		for _, s := range r.Sources {
-			line("source", "%s%s", s.Path, orError(s.Error))
+			line("source", "%s%s", s.Path, cmp.Or(orError(s.Error), ifPending(s.Pending, r.Status, "not stored")))
 		}
 		for _, d := range r.Destinations {
-			line("destination", "%s%s", d.Location, orError(d.Error))
+			line("destination", "%s%s", d.Location, cmp.Or(orError(d.Error), ifPending(d.Pending, r.Status, "not finished")))
 		}
 		for _, s := range r.Stages {
 			line("stage", "%-12s %s%s", s.Name, tookText(time.Duration(s.Seconds*float64(time.Second))), orError(s.Error))
@@ -199,6 +200,14 @@ func (a *app) runsShow(id string) error {
 		}
 		return nil
 	})
+}
+
+// ifPending is what stands behind something that a run which is over has not come to.
+func ifPending(pending bool, status journal.Status, text string) string {
+	if !pending || !status.Over() {
+		return ""
+	}
+	return "  " + text
 }
 
 // orError is what stands behind something that may have failed.

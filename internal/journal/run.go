@@ -104,6 +104,8 @@ type SourceRun struct {
 	Error    string `json:"error,omitempty"` // in one line
 	// Problems is the number of entries beneath it that could not be stored.
 	Problems int64 `json:"problems,omitempty"`
+	// Pending: the run has not finished with it; if it is over, nothing of it was stored.
+	Pending bool `json:"pending,omitempty"`
 }
 
 // A DestinationRun is what became of one destination.
@@ -113,6 +115,8 @@ type DestinationRun struct {
 	Copied   int    `json:"copied,omitempty"` // snapshots copied to it
 	// FreeBytes is the room that is left; absent: not known.
 	FreeBytes *int64 `json:"free_bytes,omitempty"`
+	// Pending: the run has not finished with it; if it is over, it ended before that.
+	Pending bool `json:"pending,omitempty"`
 }
 
 // A Stage is one step of a run: preflight, pre_backup, backup, retention, verify,

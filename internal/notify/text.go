@@ -263,15 +263,18 @@ func modeText(mode string) string {
 func destinations(run *journal.Run) (lines []string) {
 	for _, d := range run.Destinations {
 		line := d.Location + ": ok"
-		if d.Error != "" {
+		switch {
+		case d.Error != "":
 			line = d.Location + ": " + d.Error
+		case d.Pending:
+			line = d.Location + ": not finished"
 		}
 		if d.FreeBytes != nil {
 			line += ", " + bytesText(*d.FreeBytes) + " free"
 		}
 		lines = append(lines, line)
 	}
-	return failedFirst(lines, func(i int) bool { return run.Destinations[i].Error != "" })
+	return failedFirst(lines, func(i int) bool { return run.Destinations[i].Error != "" || run.Destinations[i].Pending })
 }
 
 func sources(run *journal.Run) (lines []string) {
@@ -282,10 +285,12 @@ func sources(run *journal.Run) (lines []string) {
 			line = s.Path + ": " + s.Error
 		case s.Problems > 0:
 			line = s.Path + ": " + countText(s.Problems) + " could not be stored"
+		case s.Pending:
+			line = s.Path + ": not stored"
 		}
 		lines = append(lines, line)
 	}
-	return failedFirst(lines, func(i int) bool { return run.Sources[i].Error != "" })
+	return failedFirst(lines, func(i int) bool { return run.Sources[i].Error != "" || run.Sources[i].Pending })
 }
 
 // failedFirst sorts what failed to the beginning of a list that may be cut.

@@ -126,9 +126,9 @@ func TestFailuresAreListedFirst(t *testing.T) {
 	for range 100 {
 		r.Destinations = append(r.Destinations, journal.DestinationRun{Location: "/good"})
 	}
-	r.Destinations = append(r.Destinations, journal.DestinationRun{Location: "/bad", Error: "gone"})
+	r.Destinations = append(r.Destinations, journal.DestinationRun{Location: "/bad", Error: "gone"}, journal.DestinationRun{Location: "/later", Pending: true})
 	text := newNotifier(t, Options{}).runText(newStory(r, nil)).text()
-	if !strings.Contains(text, "Destinations:\n- /bad: gone\n- /good: ok") || !strings.Contains(text, "- and 91 more") {
+	if !strings.Contains(text, "Destinations:\n- /bad: gone\n- /later: not finished\n- /good: ok") || !strings.Contains(text, "- and 92 more") {
 		t.Errorf("%s", text)
 	}
 }
