@@ -156,12 +156,12 @@ func TestTelegramCommands(t *testing.T) {
 
 // TestCrashesAreTold: by the daemon as soon as its job is killed, by the daemon's start,
 // and by the next run; each once.
-// Alone: it needs a run to last longer than all that it does meanwhile.
 func TestCrashesAreTold(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	s := notifytest.StartTelegram(t, botToken, "42")
-	config, dest := commanded(w, s, "backup = every 3s\n[LIMITS]\nupload = 512K\n")
-	bigSource(w, 2) // 8 MiB: 16 s
+	config, dest := commanded(w, s, "backup = every 3s\n[LIMITS]\nupload = 32K\n")
+	bigSource(w, 2) // 8 MiB: four minutes; no run comes to its end
 	crashes := func() (n int) {
 		for _, m := range s.Said() {
 			if strings.Contains(m.Text, "crashed") || strings.Contains(m.Text, "ended without a word") {
@@ -187,7 +187,11 @@ func TestCrashesAreTold(t *testing.T) {
 		data, _ := os.ReadFile(w.path("state", "Logs", "application.log"))
 		return strings.Contains(string(data), "the configuration was loaded anew")
 	})
-	must(t, syscall.Kill(jobOf(c.Process.Pid), syscall.SIGKILL))
+	child := jobOf(c.Process.Pid)
+	if child == 0 {
+		t.Fatal("the run has ended")
+	}
+	must(t, syscall.Kill(child, syscall.SIGKILL))
 	waitFor(t, "the crash to be told", func() bool { return crashes() == 1 })
 	waitFor(t, "its record", func() bool {
 		return strings.Contains(w.want(ok, "runs", "show", "latest", "--config", config).out, "told         telegram\n")
