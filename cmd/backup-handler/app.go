@@ -534,6 +534,7 @@ func (a *app) open(ctx context.Context, index bool) (*job.Destination, error) {
 	if err != nil {
 		return nil, err
 	}
+	acc.Ahead = index
 	var errs error
 	for _, l := range locations {
 		d, err := acc.OpenDestination(ctx, l)

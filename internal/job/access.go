@@ -51,7 +51,8 @@ type Access struct {
 	// Proving says that what is read has to come from the repositories themselves:
 	// what is kept of them on this machine is not used.
 	Proving bool
-	Parity  int // as in repo.Options
+	Ahead   bool // as in repo.Options
+	Parity  int  // as in repo.Options
 	// Stores opens what a location names.
 	Stores *location.Settings
 	// Prompt asks for a passphrase, when nothing else opens a repository. nil:
@@ -346,7 +347,7 @@ func (a *Access) Open(ctx context.Context, place string) (*repo.Repository, erro
 func (a *Access) openStore(ctx context.Context, place string, b storage.Backend) (*repo.Repository, error) {
 	o := repo.Options{Credentials: a.Credentials, CacheDir: a.CacheDir, Parity: a.Parity}
 	if location.IsRemote(place) {
-		o.CacheBytes, o.Transfers, o.Reads = a.CacheSize, location.Transfers, location.Reads
+		o.CacheBytes, o.Transfers, o.Reads, o.Ahead = a.CacheSize, location.Transfers, location.Reads, a.Ahead
 		if a.Proving {
 			o.CacheBytes, o.ScratchBytes = 0, a.CacheSize
 		}

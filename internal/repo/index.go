@@ -975,6 +975,15 @@ func (x *index) reliedUpon() map[ID]int64 {
 
 // list calls fn for each object of a directory whose name is right.
 func (r *Repository) list(ctx context.Context, dir string, unknown *[]string, fn func(id ID, size int64)) error {
+	if l := r.ahead.take(ctx, dir); l != nil {
+		for _, o := range l.objects {
+			fn(o.id, o.size)
+		}
+		if unknown != nil {
+			*unknown = append(*unknown, l.unknown...)
+		}
+		return nil
+	}
 	err := r.backend.List(ctx, dir, func(info storage.Info) error {
 		id, ok := parseName(dir, info.Name)
 		if ok {

@@ -75,6 +75,7 @@ type Repository struct {
 	reads     int
 
 	sessions sessions
+	ahead    *ahead // nil: nothing was asked for
 
 	parity int
 	view   *parity.Mended // reads what is damaged; nil: this is such a view itself
@@ -118,6 +119,9 @@ type Options struct {
 	// Reads is how many parts of packs are worth reading at a time, if that is more
 	// than there are processors.
 	Reads int
+	// Ahead says that LoadIndex and Snapshots are called next, to read: what they list is
+	// asked for while the key is looked for.
+	Ahead bool
 	// Parity is how much repair data packs that are stored get, in percent, at most
 	// parity.MaxPercent; config, key slots and snapshots get a copy then. 0 for none.
 	Parity int
@@ -335,7 +339,16 @@ func Open(ctx context.Context, b storage.Backend, o Options) (*Repository, error
 }
 
 // open reads config and key slots from one place, and opens the repository at b.
-func open(ctx context.Context, b, from storage.Backend, o Options) (*Repository, error) {
+func open(ctx context.Context, b, from storage.Backend, o Options) (r *Repository, err error) {
+	var lists *ahead
+	if o.Ahead {
+		lists = listAhead(ctx, b)
+		defer func() {
+			if err != nil {
+				lists.close()
+			}
+		}()
+	}
 	// Both at a time: a distant store takes as long for one.
 	var slots []seal.Slot
 	var ids []ID
@@ -387,8 +400,8 @@ func open(ctx context.Context, b, from storage.Backend, o Options) (*Repository,
 	if keys.WriteOnly() {
 		secret = seal.Secret{} // of the slot alone
 	}
-	r := &Repository{
-		backend: parity.Wrap(b, o.Parity), parity: o.Parity, view: parity.View(b), id: c.ID, secret: secret, keys: keys, slot: ids[opened],
+	r = &Repository{
+		backend: parity.Wrap(b, o.Parity), ahead: lists, parity: o.Parity, view: parity.View(b), id: c.ID, secret: secret, keys: keys, slot: ids[opened],
 		params: chunk.Params{Min: c.ChunkMin, Avg: c.ChunkAvg, Max: c.ChunkMax},
 	}
 	mac, err := hex.DecodeString(strings.TrimSuffix(string(rest), "\n"))
@@ -433,6 +446,7 @@ func (r *Repository) LoadIndex(ctx context.Context) (IndexReport, error) {
 
 // Close writes the index cache and releases everything, the backend included.
 func (r *Repository) Close() error {
+	r.ahead.close()
 	r.index.close()
 	r.kept.close()
 	r.dec.Close()

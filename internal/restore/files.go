@@ -400,7 +400,7 @@ func (s *session) execute(p *plan) {
 	slices.SortFunc(p.blocks, func(a, b blockPlan) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.block.Offset, b.block.Offset))
 	})
-	runs := p.runs(s.runsPerWorker * s.o.Workers)
+	runs := p.runs(s.runsPerWorker*s.o.Workers, s.runBytes)
 	s.parallel(len(runs), func(i int, buf *[]byte) {
 		s.executeRun(runs[i], buf)
 		clear(runs[i])
@@ -408,13 +408,13 @@ func (s *session) execute(p *plan) {
 }
 
 // runs divides the sorted blocks into neighbours in a pack that are read by one
-// worker: not so many that others have nothing to do at the end. There are at least
-// as many runs as that, if there are blocks.
-func (p *plan) runs(least int) (runs [][]blockPlan) {
+// worker: not so many that others have nothing to do at the end, nor of more than so many
+// stored bytes. There are at least as many runs as that, if there are blocks.
+func (p *plan) runs(least int, bytes int64) (runs [][]blockPlan) {
 	most := max(len(p.blocks)/least, 1)
 	for rest := p.blocks; len(rest) > 0; {
 		n, size := 1, int64(rest[0].block.Stored)
-		for n < min(len(rest), most) && rest[n].rank == rest[0].rank && size+int64(rest[n].block.Stored) <= runBytes {
+		for n < min(len(rest), most) && rest[n].rank == rest[0].rank && size+int64(rest[n].block.Stored) <= bytes {
 			size += int64(rest[n].block.Stored)
 			n++
 		}

@@ -95,6 +95,9 @@ const (
 	// cost more than an uneven end.
 	runsPerWorker = 8
 	distantRuns   = 2
+	// distantBytes is runBytes of a Distant. Blocks are opened as they arrive, so that it
+	// costs no memory; a server takes a quarter less time for its 150 requests than for 430.
+	distantBytes = 16 << 20
 
 	maxOpenFiles = 64 // unfinished files open at a time
 	maxIdleDirs  = 96 // directory handles kept open without need
@@ -308,9 +311,9 @@ func Run(ctx context.Context, r Repository, snap *tree.Snapshot, node *tree.Node
 	s.dirs.max = s.o.bounds.idleDirs
 	s.kept.max = s.o.bounds.kept
 	s.owners = newOwners(snap, &o)
-	s.o.Workers, s.runsPerWorker = workers(o.Workers), runsPerWorker
+	s.o.Workers, s.runsPerWorker, s.runBytes = workers(o.Workers), runsPerWorker, runBytes
 	if d, ok := r.(Distant); ok && o.Workers == 0 && d.Reads() > s.o.Workers {
-		s.o.Workers, s.runsPerWorker = workers(d.Reads()), distantRuns
+		s.o.Workers, s.runsPerWorker, s.runBytes = workers(d.Reads()), distantRuns, distantBytes
 	}
 	s.bufs = make([][]byte, s.o.Workers)
 	s.totalsKnown = path == "/" && o.Select == nil
@@ -348,6 +351,7 @@ type session struct {
 	bufs        [][]byte // one for each worker
 
 	runsPerWorker int
+	runBytes      int64
 	slowDisk      atomic.Bool
 
 	// Of the walking goroutine.
