@@ -356,6 +356,13 @@ func (s *session) read(ctx context.Context, binlog program, log serverLog, dir s
 		return f, nil, err
 	}
 	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return f, nil, err
+	}
+	if ran == nil && log.closed && info.Size() < log.bytes { // that is no damage of the server's
+		return f, nil, fmt.Errorf("it has %d bytes on the server, and %d arrived", log.bytes, info.Size())
+	}
 	end, err := f.inspect(in)
 	if f.Closed = log.closed; f.Closed && end.Before(f.Until) {
 		f.Until = end

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -357,6 +358,32 @@ func TestArchive(t *testing.T) {
 			t.Errorf("%+v, %v", l, err)
 		}
 	})
+}
+
+// A log that does not arrive as a whole is no log that is damaged on the server: it is there
+// for the next run.
+func TestArchiveShort(t *testing.T) {
+	t.Parallel()
+	s := mysqltest.Start(t, mysqltest.Config{})
+	makeBank(s)
+	s.Exec("FLUSH BINARY LOGS")
+	real, err := exec.LookPath("mariadb-binlog")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := root(s)
+	server.Programs = t.TempDir()
+	script := "#!/bin/sh\n" + real + ` "$@" || exit; for a; do case $a in --result-file=*) truncate -s -40 "${a#*=}"binlog.000001;; esac; done` + "\n"
+	if err := os.WriteFile(filepath.Join(server.Programs, "mariadb-binlog"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if l, err := archive(t, server, dir, ArchiveOptions{Warn: func(format string, args ...any) { t.Errorf(format, args...) }}); err == nil || !strings.Contains(err.Error(), "bytes on the server, and ") {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if l, err := archive(t, root(s), dir, ArchiveOptions{}); err != nil || len(l.Files) != 2 || l.Files[1].Gap {
+		t.Errorf("%+v, %v", l, err)
+	}
 }
 
 type sinkFunc func(name string) (io.WriteCloser, error)
