@@ -214,7 +214,7 @@ func TestBaseRefusals(t *testing.T) {
 func TestRecoverRefusals(t *testing.T) {
 	t.Parallel()
 	store, push, fetch := archive(t)
-	s := newServer(t, "archive_mode = on", "archive_command = '"+push+"'", "max_wal_size = 64MB")
+	s := newServer(t, "archive_mode = on", "archive_command = '"+push+"'", "max_wal_size = 64MB", "autovacuum = off") // nothing happens by itself
 	s.SQL("postgres", "CREATE DATABASE bank")
 	s.SQL("bank", bankSQL)
 	outside := filepath.Join(s.Dir, "elsewhere.conf")
