@@ -102,7 +102,7 @@ func (c *scratch) socket() string { return filepath.Join(c.dir, "socket") }
 func (c *scratch) log() string    { return filepath.Join(c.dir, "log") }
 
 // env keeps the server from our own directory for temporary files, which may be nobody
-// else's.
+// else's, and from those of other servers: it removes temporary tables where it starts.
 func (c *scratch) env() []string { return []string{"TMPDIR=" + c.dir} }
 
 func (c *scratch) server() Server { return Server{Socket: c.socket(), User: "root"} }

@@ -79,6 +79,12 @@ func Start(t testing.TB, c Config) *Server {
 	if err := install(data); err != nil {
 		t.Fatal(err)
 	}
+	// A server that starts removes all temporary tables that it finds: those of others, too.
+	tmp := filepath.Join(dir, "tmp")
+	if err := os.Mkdir(tmp, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	chown(tmp)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -86,7 +92,7 @@ func Start(t testing.TB, c Config) *Server {
 	s.Port = l.Addr().(*net.TCPAddr).Port
 	l.Close()
 	s.args = []string{"--no-defaults", "--datadir=" + data, "--socket=" + s.Socket, "--port=" + strconv.Itoa(s.Port), "--bind-address=127.0.0.1",
-		"--pid-file=" + filepath.Join(dir, "pid"), "--character-set-server=utf8mb4", "--collation-server=utf8mb4_general_ci", "--innodb-buffer-pool-size=64M",
+		"--pid-file=" + filepath.Join(dir, "pid"), "--tmpdir=" + tmp, "--character-set-server=utf8mb4", "--collation-server=utf8mb4_general_ci", "--innodb-buffer-pool-size=64M",
 		"--innodb-log-file-size=8M", "--innodb-flush-log-at-trx-commit=0", "--innodb-flush-method=nosync", "--sync-frm=0", "--log-error=" + filepath.Join(dir, "log"),
 		"--performance-schema=off", "--max-allowed-packet=64M", "--lower-case-table-names=0"}
 	if !c.NoLog {
