@@ -55,6 +55,9 @@ type LogFile struct {
 	Until time.Time `json:"until"`
 	// Closed logs do not grow any more.
 	Closed bool `json:"closed"`
+	// Damaged logs are so on the server, behind what is here: whatever comes next has a gap
+	// before it.
+	Damaged bool `json:"damaged,omitempty"`
 	// Gap means that the log before this one is not here, or not all of it, if there was
 	// one: it was purged before it could be read, is damaged, or the server has begun to
 	// count anew.
@@ -164,12 +167,11 @@ func Archive(ctx context.Context, server Server, have *Logs, to dbdump.Sink, o A
 			return out, err
 		}
 		if f.Bytes > 0 {
-			f.Gap, gap = gap, false
+			f.Gap, f.Damaged = gap, damage != nil
 			out.Files = append(out.Files, f)
 			stored++
 		}
-		if damage != nil {
-			gap = true
+		if gap = damage != nil; gap {
 			o.warn("the server's %s is damaged, and is archived up to offset %d only: what was committed behind that cannot be restored, until a dump is made (%v)", printable(log.name), f.Bytes, damage)
 		}
 	}
@@ -249,7 +251,7 @@ func (s *session) missingLogs(ctx context.Context, binlog program, have *Logs, l
 		case base != firstBase || first <= number:
 			return anew(fmt.Sprintf("the server has begun to count its binary logs anew (%s, after %s)", printable(list[0].name), printable(last.Name)))
 		case first == number+1 && last.Closed:
-			return list, false, nil
+			return list, last.Damaged, nil
 		case first == number+1:
 			return anew(fmt.Sprintf("the server has purged %s before its end was archived", printable(last.Name)))
 		}
@@ -263,7 +265,7 @@ func (s *session) missingLogs(ctx context.Context, binlog program, have *Logs, l
 		return anew(fmt.Sprintf("the server's %s is another one than that which was archived: it has begun to count anew", printable(last.Name)))
 	}
 	if last.Closed {
-		return list[i+1:], false, nil
+		return list[i+1:], last.Damaged, nil
 	}
 	have.Files = have.Files[:len(have.Files)-1]
 	return list[i:], last.Gap, nil

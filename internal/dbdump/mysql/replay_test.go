@@ -664,5 +664,35 @@ func TestLogsOfACrash(t *testing.T) {
 	}
 }
 
+// A run that fails right behind a damaged log leaves the gap to the next one.
+func TestGapOutlivesFailure(t *testing.T) {
+	t.Parallel()
+	s := mysqltest.Start(t, mysqltest.Config{})
+	makeBank(s)
+	s.Exec("FLUSH BINARY LOGS")
+	path := filepath.Join(s.Dir, "data", "binlog.000001")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[len(b)-rotateBytes-40] ^= 1
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir, full, n := t.TempDir(), errors.New("full"), 0
+	l, err := Archive(t.Context(), root(s), nil, sinkFunc(func(name string) (io.WriteCloser, error) {
+		if n++; n == 2 {
+			return nil, full
+		}
+		return dirSink(dir).Create(name)
+	}), ArchiveOptions{})
+	if !errors.Is(err, full) || len(l.Files) != 1 || !l.Files[0].Damaged {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	if l, err = archive(t, root(s), dir, ArchiveOptions{}); err != nil || len(l.Files) != 2 || !l.Files[1].Gap || l.Files[1].Damaged {
+		t.Errorf("%+v, %v", l, err)
+	}
+}
+
 // rotateBytes is the length of the event that leads to the next log, of "binlog.000042".
 const rotateBytes = eventHeaderBytes + 8 + 13 + 4
