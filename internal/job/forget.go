@@ -185,7 +185,8 @@ func (d *Destination) lookAtLogs(ctx context.Context, f *Forgetting, logs []tree
 		going := plan.superseded
 		if plan.together != nil {
 			f.Gathered = append(f.Gathered, Gathered{Log: plan.last})
-			going = append(going, plan.together[1:]...) // the newest stays beside the new one
+			// The newest stays beside the new one.
+			going = append(going, slices.DeleteFunc(plan.together, func(s *tree.Snapshot) bool { return s == plan.last })...)
 		}
 		for _, s := range going {
 			f.Forgotten = append(f.Forgotten, s.ID)

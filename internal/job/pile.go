@@ -258,13 +258,17 @@ func (p *pushed) add() error {
 // one before it, and what is held. Where a snapshot cannot be read, all stay.
 func ForgetLogs(ctx context.Context, d *Destination, last *tree.Snapshot, look *Outlook) error {
 	going, err := superseded(ctx, d, last, look)
+	return errors.Join(forgetAll(ctx, d, going), err)
+}
+
+func forgetAll(ctx context.Context, d *Destination, going []*tree.Snapshot) error {
 	for _, s := range going {
 		if err := d.Repo.Forget(ctx, s.ID); err != nil {
 			return err
 		}
 		d.Snapshots = slices.DeleteFunc(d.Snapshots, func(o *tree.Snapshot) bool { return o.ID == s.ID })
 	}
-	return err
+	return nil
 }
 
 // superseded are the snapshots that ForgetLogs forgets; with an error, those that were found
@@ -335,10 +339,10 @@ func GatherLog(ctx context.Context, d *Destination, group tree.Group, look *Outl
 	if plan == nil || err != nil {
 		return nil, err
 	}
-	last := plan.last
-	if err := ForgetLogs(ctx, d, last, look); err != nil {
+	if err := forgetAll(ctx, d, plan.superseded); err != nil {
 		return nil, err
 	}
+	last := plan.last
 	if plan.together == nil {
 		return nil, nil
 	}

@@ -222,9 +222,9 @@ func TestTaggedLogs(t *testing.T) {
 }
 
 // alone makes a snapshot that has nothing of those before, as a write-only host does.
-func (p *piles) alone(kind tree.Kind, files map[string]string) {
+func (p *piles) alone(kind tree.Kind, files map[string]string, tags ...string) {
 	p.t.Helper()
-	p.make(Stream{Name: "alone", Kind: kind, Source: DatabaseSource(kind, "main"),
+	p.make(Stream{Name: "alone", Kind: kind, Source: DatabaseSource(kind, "main"), Tags: tags,
 		Produce: func(_ context.Context, to *backup.Sink, _ fs.FS) (err error) {
 			for name, text := range files {
 				err = errors.Join(err, put(to, name, text))
@@ -292,6 +292,30 @@ func TestGatherLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.want("a", 8, 12)
+}
+
+// TestGatherHeld: what is held stays, wherever in the log it is; a dry run says what goes.
+func TestGatherHeld(t *testing.T) {
+	for held := range 6 {
+		p := newPiles(t)
+		p.base("a")
+		for n := range 6 {
+			var tags []string
+			if n == held {
+				tags = []string{retention.Hold}
+			}
+			p.alone(tree.KindPostgreSQLLog, map[string]string{segment(n): fmt.Sprint("content of ", n)}, tags...)
+		}
+		if f, err := p.forget(retention.Policy{Last: 1}); err != nil || len(f.Gathered) != 1 || len(f.Forgotten) < 4 {
+			t.Errorf("held %d: %+v, %v", held, f, err)
+		}
+		p.want("a", 0, 6)
+		d := p.loaded(p.a, "a")
+		if n := len(slices.DeleteFunc(slices.Clone(d.Snapshots), func(s *tree.Snapshot) bool { return !slices.Contains(s.Tags, retention.Hold) })); n != 1 {
+			t.Errorf("held %d: %d are held now", held, n)
+		}
+		p.wantReadable("a")
+	}
 }
 
 // wantReadable reads whatever a destination has.
