@@ -1,9 +1,9 @@
 package s3_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/httpstore/httpstoretest"
 	"github.com/SP1R4/BackupHandler/v3/internal/s3"
 	"github.com/SP1R4/BackupHandler/v3/internal/s3/s3test"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
@@ -40,69 +41,17 @@ func within(t *testing.T, what string, f func() error) error {
 	}
 }
 
-// TestCut: connections that break off or stand still, in either direction, end an
+// TestCuts: connections that break off or stand still, in either direction, end an
 // operation soon, with an error that may pass.
-func TestCut(t *testing.T) {
-	const size = 8 << 20
+func TestCuts(t *testing.T) {
 	server := s3test.Start(t, s3test.Options{})
 	server.MakeBucket(t, "bucket")
-	loc := s3.Location{Bucket: "bucket"}
-	content := bytes.Repeat([]byte("x"), size)
-	owner := open(t, loc, server.Options())
-	if err := owner.Put(t.Context(), "large", bytes.NewReader(content), size); err != nil {
-		t.Fatal(err)
-	}
-	for _, hang := range []time.Duration{0, time.Minute} {
-		for _, down := range []bool{false, true} {
-			for _, after := range []int64{0, 1 << 20} {
-				if after == 0 && !down {
-					continue // not even the request: the same as down
-				}
-				o := server.Options()
-				o.Stall = time.Second
-				cut := strings.TrimPrefix(server.Cut(t, after, down, hang), "http://")
-				var broken atomic.Bool
-				o.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
-					if broken.Load() {
-						addr = cut
-					}
-					return new(net.Dialer).DialContext(ctx, network, addr)
-				}
-				s := open(t, loc, o)
-				put(t, s, "small-"+cut[strings.LastIndex(cut, ":")+1:], "x") // learns
-				broken.Store(true)
-				s.CloseIdle()
-				err := within(t, "get", func() error {
-					rc, err := s.Get(t.Context(), "large", 0, -1)
-					if err != nil {
-						return err
-					}
-					defer rc.Close()
-					_, err = io.Copy(io.Discard, rc)
-					return err
-				})
-				if down {
-					wantFailure(t, "get", err, false)
-				} else if err != nil { // what goes up is short
-					t.Errorf("get: %v", err)
-				}
-				s.CloseIdle()
-				err = within(t, "put", func() error { return s.Put(t.Context(), "new", bytes.NewReader(content), size) })
-				if down && after > 0 {
-					if err != nil { // what comes down is short
-						t.Errorf("put: %v", err)
-					} else if err := owner.Delete(t.Context(), "new"); err != nil {
-						t.Error(err)
-					}
-				} else if !errors.Is(err, fs.ErrExist) { // it may have reached the server
-					wantFailure(t, "put", err, false)
-				}
-				if err := owner.Delete(t.Context(), "new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-					t.Error(err)
-				}
-			}
-		}
-	}
+	var count atomic.Int64
+	httpstoretest.TestCuts(t, server.Address(), func(t *testing.T, d *httpstoretest.Dialer) storage.Objects {
+		o := server.Options()
+		o.Dial, o.Stall = d.Dial, httpstoretest.FaultStall
+		return open(t, s3.Location{Bucket: "bucket", Prefix: fmt.Sprint("cut", count.Add(1))}, o)
+	})
 }
 
 // TestCancel: a context that ends stops what waits for the network, with its error.
