@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/SP1R4/BackupHandler/v3/bench/corpus"
+	"github.com/SP1R4/BackupHandler/v3/bench/machine"
 )
 
 // A bencher is one run of the benchmark.
@@ -290,8 +291,8 @@ func (b *bencher) step(ctx context.Context, t tool, s step) error {
 	if err := warm(input); err != nil {
 		return err
 	}
-	flush()
-	fetchMemory(2 * (b.res.Corpus.SmallBytes + b.res.Corpus.LargeBytes))
+	machine.Flush()
+	machine.FetchMemory(2 * (b.res.Corpus.SmallBytes + b.res.Corpus.LargeBytes))
 	cost, err := measure(ctx, build(p), b.prefix, b.env(t, p), b.scratch)
 	if err != nil {
 		return err

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/bench/corpus"
+	"github.com/SP1R4/BackupHandler/v3/bench/machine"
 )
 
 // A step is what a tool is asked to do, in this order.
@@ -217,7 +218,6 @@ func (b *bench) prepare(ctx context.Context, s server, x *subject) error {
 
 // measure has a tool do one step over a line.
 func (b *bench) measure(ctx context.Context, s server, x *subject, st step) (result, error) {
-	syscall.Sync()
 	l, err := newLine(s.address(), x.rtt)
 	if err != nil {
 		return result{}, err
@@ -234,6 +234,8 @@ func (b *bench) measure(ctx context.Context, s server, x *subject, st step) (res
 	if err := x.tool.setUp(x.place); err != nil {
 		return result{}, err
 	}
+	machine.Flush()
+	machine.FetchMemory(fetched * (b.tree.SmallBytes + b.tree.LargeBytes))
 	others := s.cpu() + ownCPU()
 	u, err := execute(ctx, x.tool.step(x.place, st), x.tool.env(x.place))
 	if err != nil {
@@ -253,6 +255,10 @@ func (b *bench) measure(ctx context.Context, s server, x *subject, st step) (res
 	u.server, u.tool, u.rtt, u.step, u.connections = s.name(), x.tool.name, x.rtt, st, l.accepted.Load()
 	return u, nil
 }
+
+// fetched is how much memory is fetched before a step, in sizes of the source: a
+// repository, or a restored tree, and what is free between.
+const fetched = 4
 
 // ownCPU is what this process has used, which is the line's.
 func ownCPU() time.Duration {

@@ -79,11 +79,20 @@ func (r *Repository) objectAAD(id ID) []byte { return append(r.id[:len(r.id):len
 // openObject reads and opens a sealed object and returns its plaintext. What does
 // not open is ErrCorrupt.
 func (r *Repository) openObject(ctx context.Context, kind byte, id ID) ([]byte, error) {
-	raw, err := r.get(ctx, objectName(kind, id), 0, -1)
+	raw, err := r.getSealed(ctx, kind, id)
 	if err != nil {
 		return nil, err
 	}
 	return r.openRaw(ctx, kind, id, raw)
+}
+
+// getSealed reads a sealed object, which may be there already.
+func (r *Repository) getSealed(ctx context.Context, kind byte, id ID) ([]byte, error) {
+	name := objectName(kind, id)
+	if raw := r.ahead.takeBody(ctx, name); raw != nil {
+		return raw, nil
+	}
+	return r.get(ctx, name, 0, -1)
 }
 
 // openRaw opens the bytes of a sealed object.
@@ -119,7 +128,7 @@ func (r *Repository) readIndex(ctx context.Context, id ID) (*indexObject, error)
 			return decodeIndex(body)
 		}
 	}
-	sealed, err := r.get(ctx, objectName(kindIndex, id), 0, -1)
+	sealed, err := r.getSealed(ctx, kindIndex, id)
 	if err != nil {
 		return nil, err
 	}
@@ -272,7 +281,7 @@ func (r *Repository) SnapshotBody(ctx context.Context, id ID) ([]byte, error) {
 		}
 		r.kept.drop(keptSnapshot(id))
 	}
-	raw, err := r.get(ctx, objectName(kindSnapshot, id), 0, -1)
+	raw, err := r.getSealed(ctx, kindSnapshot, id)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -119,8 +121,8 @@ type Options struct {
 	// Reads is how many parts of packs are worth reading at a time, if that is more
 	// than there are processors.
 	Reads int
-	// Ahead says that LoadIndex and Snapshots are called next, to read: what they list is
-	// asked for while the key is looked for.
+	// Ahead says that LoadIndex and Snapshots are called next, to read: what they list, and
+	// where nothing is cached what they read, is asked for while the key is looked for.
 	Ahead bool
 	// Parity is how much repair data packs that are stored get, in percent, at most
 	// parity.MaxPercent; config, key slots and snapshots get a copy then. 0 for none.
@@ -358,6 +360,9 @@ func open(ctx context.Context, b, from storage.Backend, o Options) (r *Repositor
 		return err
 	})
 	raw, err := getConfig(ctx, from)
+	if err == nil && !cached(o.CacheDir, raw) {
+		lists.fetch(b)
+	}
 	slotsErr := g.Wait()
 	if err != nil {
 		return nil, err
@@ -428,6 +433,18 @@ func open(ctx context.Context, b, from storage.Backend, o Options) (r *Repositor
 		r.scratchIn, r.scratchBytes = r.index.cache.dir, o.ScratchBytes
 	}
 	return r, nil
+}
+
+// cached says whether this machine has a cache of the repository with that config, as far
+// as the config can be believed.
+func cached(dir string, config []byte) bool {
+	line, _, _ := bytes.Cut(config, []byte("\n"))
+	var c repoConfig
+	if dir == "" || json.Unmarshal(line, &c) != nil {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(dir, c.ID.String(), cacheManifest))
+	return err == nil
 }
 
 func (r *Repository) coders() (err error) {
