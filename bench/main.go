@@ -10,8 +10,9 @@
 // Files: main.go (flags), rounds.go (who does what, in which order), tool.go (the
 // table of tools), measure.go (running one command), compare.go (trees),
 // results.go (what a run learned), report.go (medians, ratios, tables),
-// target.go (what the project promises), chart.go (SVG), system_*.go (what
-// differs between systems), corpus/ (the data), usage/ (peaks of memory).
+// target.go (what the project promises), chart.go (SVG), corpus/ (the data),
+// usage/ (peaks of memory), machine/ (its state before a command; what differs between
+// systems).
 package main
 
 import (

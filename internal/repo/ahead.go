@@ -98,12 +98,7 @@ func (a *ahead) fetch(b storage.Backend) {
 
 // announce waits for a list, and says which of its objects will be read.
 func (a *ahead) announce(dir string, l *aheadList) map[string]*aheadBody {
-	select {
-	case <-l.done:
-	case <-a.ctx.Done():
-		return nil
-	}
-	if l.err != nil {
+	if !wait(a.ctx, l.done) || l.err != nil {
 		return nil
 	}
 	names := make(map[string]*aheadBody)
@@ -129,15 +124,10 @@ func (a *ahead) takeBody(ctx context.Context, name string) []byte {
 	body := a.bodies[name]
 	delete(a.bodies, name)
 	a.mu.Unlock()
-	if body == nil {
+	if body == nil || !wait(ctx, body.done) {
 		return nil
 	}
-	select {
-	case <-body.done:
-		return body.raw
-	case <-ctx.Done():
-		return nil
-	}
+	return body.raw
 }
 
 // take waits for a list and gives it away; nil: there is none. a may be nil.
@@ -149,23 +139,23 @@ func (a *ahead) take(ctx context.Context, dir string) *aheadList {
 	l := a.lists[dir]
 	delete(a.lists, dir)
 	a.mu.Unlock()
-	if l == nil {
+	if l == nil || !wait(ctx, l.done) || l.asked != nil && !wait(ctx, l.asked) {
 		return nil
-	}
-	for _, c := range []chan struct{}{l.done, l.asked} {
-		if c == nil {
-			continue
-		}
-		select {
-		case <-c:
-		case <-ctx.Done():
-			return nil
-		}
 	}
 	if l.err != nil { // whoever asks gets an answer, or an error, of its own
 		return nil
 	}
 	return l
+}
+
+// wait waits until c is closed, and says whether it was before ctx ended.
+func wait(ctx context.Context, c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // close ends what is under way. a may be nil.
