@@ -42,7 +42,8 @@ type bench struct {
 	rounds            int
 	rtts              []time.Duration // the first is the one to compare with
 	tools             []tool
-	rate              int64 // MiB/s of the limited runs; 0: none
+	steps             []step // that are measured
+	rate              int64  // MiB/s of the limited runs; 0: none
 	servers           []server
 	results           []result
 	limited           []limitedResult
@@ -71,16 +72,35 @@ func main() {
 	scale := flag.Float64("scale", 1, "size of the corpus, if it is made")
 	rtts := flag.String("rtt", "0,50ms", "round trips to add; the first is what the others are compared with")
 	only := flag.String("servers", "sftp,s3", "servers to measure")
+	what := flag.String("steps", "backup,unchanged,restore", "what is measured of each round")
 	names := flag.String("tools", "ours,restic", "tools to measure")
 	flag.Int64Var(&b.rate, "rate", 10, "MiB/s of the runs with a limit; 0: no such runs")
 	gateway := flag.String("versitygw", "build/tools/versitygw", "the S3 server (scripts/tools versitygw installs it)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := b.run(ctx, *scale, *rtts, strings.Split(*only, ","), strings.Split(*names, ","), *gateway); err != nil {
+	err := b.choose(*what)
+	if err == nil {
+		err = b.run(ctx, *scale, *rtts, strings.Split(*only, ","), strings.Split(*names, ","), *gateway)
+	}
+	if err != nil {
 		stop()
 		log.Fatal("network: ", err)
 	}
+}
+
+// choose says which steps are measured, by the flag's words.
+func (b *bench) choose(words string) error {
+	named := map[string]step{"backup": first, "unchanged": unchanged, "restore": restoreAll}
+	for word := range strings.SplitSeq(words, ",") {
+		st, ok := named[word]
+		if !ok {
+			return fmt.Errorf("-steps: %q is none of backup, unchanged, restore", word)
+		}
+		b.steps = append(b.steps, st)
+	}
+	slices.SortFunc(b.steps, func(x, y step) int { return slices.Index(steps[:], x) - slices.Index(steps[:], y) })
+	return nil
 }
 
 func (b *bench) run(ctx context.Context, scale float64, rtts string, only, names []string, gateway string) (err error) {
@@ -132,10 +152,8 @@ func (b *bench) run(ctx context.Context, scale float64, rtts string, only, names
 		b.servers = append(b.servers, s)
 	}
 	for _, s := range b.servers {
-		for round := range b.rounds {
-			if err := b.round(ctx, s, round); err != nil {
-				return err
-			}
+		if err := b.allRounds(ctx, s); err != nil {
+			return err
 		}
 		if b.rate > 0 {
 			if err := b.limits(ctx, s); err != nil {
@@ -154,31 +172,58 @@ type subject struct {
 	place place
 }
 
-// round has each tool do each step at each distance, in turns. Nothing is removed
-// before the end: see "Deleted files" in bench/README.md.
-func (b *bench) round(ctx context.Context, s server, round int) error {
+// allRounds measures one server. Where first backups are measured, each round makes
+// repositories of its own; all other steps are done again with those of the first.
+func (b *bench) allRounds(ctx context.Context, s server) (err error) {
+	defer s.clear()
 	dir, err := os.MkdirTemp(b.work, "round-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	defer s.clear()
+	var all []subject
+	for round := range b.rounds {
+		if round == 0 || b.steps[0] == first {
+			if all, err = b.subjects(ctx, s, dir); err != nil {
+				return err
+			}
+		}
+		if err := b.round(ctx, s, round, all); err != nil {
+			return err
+		}
+		if b.steps[0] == first {
+			s.clear()
+			clearDir(dir)
+		}
+	}
+	return nil
+}
+
+// subjects are all tools at all distances, each with a repository, which holds a first
+// backup unless that is to be measured.
+func (b *bench) subjects(ctx context.Context, s server, dir string) ([]subject, error) {
 	var all []subject
 	for _, t := range b.tools {
 		for _, rtt := range b.rtts {
 			p, err := b.place(dir, s, t)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			all = append(all, subject{t, rtt, p})
 		}
 	}
 	for i, x := range all {
 		if err := b.prepare(ctx, s, &all[i]); err != nil {
-			return fmt.Errorf("%s %s: %w", s.name(), x.tool.name, err)
+			return nil, fmt.Errorf("%s %s: %w", s.name(), x.tool.name, err)
 		}
 	}
-	for _, st := range steps {
+	return all, nil
+}
+
+// round has each tool do each step at each distance, in turns. Besides restored
+// trees nothing is removed before its end: see "Deleted files" in bench/README.md.
+func (b *bench) round(ctx context.Context, s server, round int, all []subject) error {
+	for _, st := range b.steps {
 		for i := range all {
 			x := &all[(i+round)%len(all)]
 			u, err := b.measure(ctx, s, x, st)
@@ -201,7 +246,7 @@ func (b *bench) place(dir string, s server, t tool) (place, error) {
 	return p, os.MkdirAll(p.state, 0o700)
 }
 
-// prepare creates a tool's empty repository; its time does not count.
+// prepare creates a tool's repository; its time does not count.
 func (b *bench) prepare(ctx context.Context, s server, x *subject) error {
 	l, err := newLine(s.address(), 0)
 	if err != nil {
@@ -209,10 +254,18 @@ func (b *bench) prepare(ctx context.Context, s server, x *subject) error {
 	}
 	defer l.close()
 	x.place.line = l.address()
-	if x.tool.prepare == nil {
+	if x.tool.prepare != nil {
+		if _, err := execute(ctx, x.tool.prepare(x.place), x.tool.env(x.place)); err != nil {
+			return err
+		}
+	}
+	if b.steps[0] == first {
 		return nil
 	}
-	_, err = execute(ctx, x.tool.prepare(x.place), x.tool.env(x.place))
+	if err := x.tool.setUp(x.place); err != nil {
+		return err
+	}
+	_, err = execute(ctx, x.tool.step(x.place, first), x.tool.env(x.place))
 	return err
 }
 
@@ -224,31 +277,31 @@ func (b *bench) measure(ctx context.Context, s server, x *subject, st step) (res
 	}
 	defer l.close()
 	x.place.line = l.address()
+	p := x.place
 	if st == restoreAll {
 		// A disaster: the machine is new, and knows nothing of the repository.
-		x.place.state += "-new"
-		if err := os.MkdirAll(x.place.state, 0o700); err != nil {
+		if p.state, err = os.MkdirTemp(filepath.Dir(p.state), "new-"); err != nil {
 			return result{}, err
 		}
 	}
-	if err := x.tool.setUp(x.place); err != nil {
+	if err := x.tool.setUp(p); err != nil {
 		return result{}, err
 	}
 	machine.Flush()
 	machine.FetchMemory(fetched * (b.tree.SmallBytes + b.tree.LargeBytes))
 	others := s.cpu() + ownCPU()
-	u, err := execute(ctx, x.tool.step(x.place, st), x.tool.env(x.place))
+	u, err := execute(ctx, x.tool.step(p, st), x.tool.env(p))
 	if err != nil {
 		return result{}, err
 	}
 	u.others = s.cpu() + ownCPU() - others
 	if st == restoreAll {
-		if err := b.check(filepath.Join(x.place.restored, x.place.source)); err != nil {
+		if err := b.check(filepath.Join(p.restored, p.source)); err != nil {
 			return result{}, fmt.Errorf("%s over %s: %w", x.tool.name, s.name(), err)
 		}
 		// Where -work is in memory, the next one uses this memory again: to get more of it
 		// from a virtual machine's host costs the kernel as much as the rest of a restore.
-		if err := os.RemoveAll(x.place.restored); err != nil {
+		if err := os.RemoveAll(p.restored); err != nil {
 			return result{}, err
 		}
 	}

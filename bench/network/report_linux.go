@@ -90,7 +90,7 @@ func (b *bench) report(w io.Writer) {
 		runtime.NumCPU(), b.rounds, b.tree.SmallFiles+b.tree.LargeFiles, float64(b.tree.SmallBytes+b.tree.LargeBytes)/1e6)
 	fmt.Fprint(w, "| server | step | rtt | ours | of ours at the first rtt | restic | of restic's |\n|---|---|---|---|---|---|---|\n")
 	for _, s := range b.servers {
-		for _, st := range steps {
+		for _, st := range b.steps {
 			base := median(b.seconds(s.name(), "ours", b.rtts[0], st))
 			for i, rtt := range b.rtts {
 				own, other := b.seconds(s.name(), "ours", rtt, st), b.seconds(s.name(), "restic", rtt, st)
@@ -113,7 +113,7 @@ func (b *bench) report(w io.Writer) {
 	}
 	fmt.Fprint(w, "\n|---|---|---|"+strings.Repeat("---|---|", len(b.tools))+"\n")
 	for _, s := range b.servers {
-		for _, st := range steps {
+		for _, st := range b.steps {
 			for _, rtt := range b.rtts {
 				fmt.Fprintf(w, "| %s | %s | %v |", s.name(), st, rtt)
 				own := median(b.seconds(s.name(), "ours", rtt, st))
