@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/job"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 	"github.com/SP1R4/BackupHandler/v3/internal/notify"
 )
 
@@ -219,12 +219,12 @@ func (a *app) completeChannels(_ *cobra.Command, args []string, _ string) ([]str
 }
 
 // addressForm is what BackupHandler 2.5 took for a mail address.
-var addressForm = regexp.MustCompile(`^[^@\s,<>]+@[^@\s,<>]+\.[^@\s,<>.]+$`)
+var addressForm = lazyregexp.New(`^[^@\s,<>]+@[^@\s,<>]+\.[^@\s,<>.]+$`)
 
 // toldBy checks the flags about who is told of a backup, and lets its receivers be told.
 func (a *app) toldBy(notifications bool, receivers []string) error {
 	for _, r := range receivers {
-		if !addressForm.MatchString(r) {
+		if !addressForm().MatchString(r) {
 			return usageError("", "--receiver %q is not a mail address", r)
 		}
 	}

@@ -21,7 +21,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"regexp"
 	"strings"
 	"time"
 
@@ -31,6 +30,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/httpstore"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 )
 
@@ -111,7 +111,7 @@ func ParseURL(location string) (Location, error) {
 	host, prefix, _ := strings.Cut(rest, "/")
 	l := Location{Prefix: httpstore.Prefix(strings.TrimSuffix(prefix, "/"))}
 	var named bool
-	if l.Container, l.Account, named = strings.Cut(host, "@"); named && !accountName.MatchString(l.Account) {
+	if l.Container, l.Account, named = strings.Cut(host, "@"); named && !accountName().MatchString(l.Account) {
 		return Location{}, errors.New("azblob URL names no valid account after the @: " + urlForm)
 	}
 	if strings.Contains(l.Container, ":") {
@@ -125,12 +125,12 @@ func ParseURL(location string) (Location, error) {
 
 // Azure's rules for names.
 var (
-	accountName   = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
-	containerName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	accountName   = lazyregexp.New(`^[a-z0-9]{3,24}$`)
+	containerName = lazyregexp.New(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 )
 
 func (l Location) check() error {
-	if n := len(l.Container); n < 3 || n > 63 || !containerName.MatchString(l.Container) {
+	if n := len(l.Container); n < 3 || n > 63 || !containerName().MatchString(l.Container) {
 		return fmt.Errorf("container name %q is not possible: it has 3 to 63 lower-case letters, digits and single hyphens", l.Container)
 	}
 	return l.Prefix.Check()

@@ -86,7 +86,7 @@ func findTarget(loc Location, o Options) (target, error) {
 	switch {
 	case t.account == "" && (endpoint == "" || t.key != ""):
 		return target{}, httpstore.Permanent(errors.New("no storage account is named"), accountHint)
-	case t.account != "" && !accountName.MatchString(t.account):
+	case t.account != "" && !accountName().MatchString(t.account):
 		return target{}, httpstore.Permanent(errors.New("the name of the storage account is not possible: it has 3 to 24 lower-case letters and digits"), accountHint)
 	}
 	if endpoint == "" {

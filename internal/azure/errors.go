@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
-	"regexp"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -15,6 +14,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/httpstore"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 )
 
@@ -89,7 +89,7 @@ func (s *Store) describe(ctx context.Context, act action, err error) error {
 const credentialsHint = "set AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING; or those of a service principal; or run: az login"
 
 // aadCode is how Microsoft's sign-in service begins what it has to say.
-var aadCode = regexp.MustCompile(`AADSTS[0-9]+: [^"\\\r\n]*`)
+var aadCode = lazyregexp.New(`AADSTS[0-9]+: [^"\\\r\n]*`)
 
 // describeToken is describe for a service that hands out no token.
 func (s *Store) describeToken(t *tokenError) error {
@@ -104,7 +104,7 @@ func (s *Store) describeToken(t *tokenError) error {
 	if failed.RawResponse != nil {
 		status = failed.RawResponse.StatusCode
 	}
-	words := aadCode.FindString(failed.Error())
+	words := aadCode().FindString(failed.Error())
 	if words == "" {
 		words = fmt.Sprintf("%d %s", status, http.StatusText(status))
 	}

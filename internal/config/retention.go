@@ -3,10 +3,11 @@ package config
 import (
 	"errors"
 	"math"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // Retention says which snapshots are kept, and how what is forgotten is removed.
@@ -47,10 +48,10 @@ func (c *Config) Retention() (Retention, error) {
 	return out, err
 }
 
-var span = regexp.MustCompile(`^(\d{1,6}y)?(\d{1,6}m)?(\d{1,6}d)?(\d{1,6}h)?$`)
+var span = lazyregexp.New(`^(\d{1,6}y)?(\d{1,6}m)?(\d{1,6}d)?(\d{1,6}h)?$`)
 
 func checkSpan(text string) error {
-	if !span.MatchString(text) {
+	if !span().MatchString(text) {
 		return errors.New("must be a length of time like 1y6m14d12h (years, months, days, hours)")
 	}
 	return nil

@@ -8,12 +8,12 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"regexp"
 	"strings"
 
 	"golang.org/x/oauth2"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/httpstore"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 )
 
@@ -116,7 +116,7 @@ func (s *Store) describe(ctx context.Context, act action, err error) error {
 }
 
 // urlWords is how package http begins an error, with a URL.
-var urlWords = regexp.MustCompile(`[A-Z][a-z]+ "[^"]*": `)
+var urlWords = lazyregexp.New(`[A-Z][a-z]+ "[^"]*": `)
 
 // describeToken is describe for a service that hands out no token.
 func (s *Store) describeToken(t *tokenError) error {
@@ -125,7 +125,7 @@ func (s *Store) describeToken(t *tokenError) error {
 		return httpstore.Network("the token service", "check that this machine can look up names", cause)
 	}
 	if !ok {
-		words := strings.TrimPrefix(urlWords.ReplaceAllString(t.err.Error(), ""), "oauth2: cannot fetch token: ")
+		words := strings.TrimPrefix(urlWords().ReplaceAllString(t.err.Error(), ""), "oauth2: cannot fetch token: ")
 		return fmt.Errorf("no token: %s", httpstore.OneLine(words))
 	}
 	status := 0

@@ -25,11 +25,11 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/httpstore"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 )
 
@@ -108,10 +108,10 @@ func ParseURL(location string) (Location, error) {
 }
 
 // bucketName is Google's rule: with dots, which make a domain, up to 222 characters.
-var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$`)
+var bucketName = lazyregexp.New(`^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$`)
 
 func (l Location) check() error {
-	if !bucketName.MatchString(l.Bucket) || len(l.Bucket) > 63 && !strings.Contains(l.Bucket, ".") {
+	if !bucketName().MatchString(l.Bucket) || len(l.Bucket) > 63 && !strings.Contains(l.Bucket, ".") {
 		return fmt.Errorf("bucket name %q is not possible: it has 3 to 63 lower-case letters, digits, hyphens and underscores", l.Bucket)
 	}
 	return l.Prefix.Check()

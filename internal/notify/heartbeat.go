@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/journal"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // A Heartbeat is an address of a service that notices when no backup comes.
@@ -36,7 +36,7 @@ const (
 	plain        = "plain"
 )
 
-var pingPath = regexp.MustCompile(`/ping/[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}/?$`)
+var pingPath = lazyregexp.New(`/ping/[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}/?$`)
 
 // protocol is what is spoken.
 func (h *Heartbeat) protocol() string {
@@ -44,7 +44,7 @@ func (h *Heartbeat) protocol() string {
 		return h.Protocol
 	}
 	u, err := url.Parse(h.URL)
-	if err == nil && (strings.EqualFold(u.Hostname(), "hc-ping.com") || pingPath.MatchString(u.Path)) {
+	if err == nil && (strings.EqualFold(u.Hostname(), "hc-ping.com") || pingPath().MatchString(u.Path)) {
 		return healthchecks
 	}
 	return plain

@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/go-telegram/bot"
 	"github.com/go-telegram/bot/models"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // A Telegram is a bot and the chats it tells. It never reads what people write to
@@ -34,8 +35,8 @@ const (
 
 var (
 	// The token is a part of the path: nothing else may be in it.
-	tokenForm = regexp.MustCompile(`^[0-9]{1,20}:[A-Za-z0-9_-]{3,100}$`)
-	chatForm  = regexp.MustCompile(`^(-?[0-9]{1,19}|@[A-Za-z0-9_]{4,64})$`)
+	tokenForm = lazyregexp.New(`^[0-9]{1,20}:[A-Za-z0-9_-]{3,100}$`)
+	chatForm  = lazyregexp.New(`^(-?[0-9]{1,19}|@[A-Za-z0-9_]{4,64})$`)
 )
 
 func (t *Telegram) kind() string   { return "telegram" }
@@ -51,7 +52,7 @@ func (t *Telegram) endpoint() endpoint {
 
 func (t *Telegram) check() error {
 	switch {
-	case !tokenForm.MatchString(t.Token):
+	case !tokenForm().MatchString(t.Token):
 		return errors.New("api_token: must be as @BotFather gave it, such as 123456:ABC-def")
 	case len(t.Chats) == 0:
 		return errors.New("chats: nobody is there to be told")
@@ -59,7 +60,7 @@ func (t *Telegram) check() error {
 		return fmt.Errorf("chats: must be %d at most", maxChats)
 	}
 	for i, c := range t.Chats {
-		if !chatForm.MatchString(c) {
+		if !chatForm().MatchString(c) {
 			return fmt.Errorf("chats: item %d: must be the number of a chat or the @name of a channel", i+1)
 		}
 	}

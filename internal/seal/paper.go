@@ -7,8 +7,9 @@ import (
 	"encoding/base32"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // A key file on paper is its 32 bytes in four lines that people type, and in one word
@@ -38,7 +39,7 @@ var (
 	// paperReading is what people make of the letters that are not used.
 	paperReading = strings.NewReplacer("O", "0", "I", "1", "L", "1", " ", "", "\t", "", "-", "", "\r", "")
 	// paperLine is a line of a recovery sheet, with its number.
-	paperLine = regexp.MustCompile(`(?m)^[ \t]*([1-9])[ \t]*[:.)][ \t]*([0-9A-Za-z][0-9A-Za-z \t-]*?)[ \t\r]*$`)
+	paperLine = lazyregexp.New(`(?m)^[ \t]*([1-9])[ \t]*[:.)][ \t]*([0-9A-Za-z][0-9A-Za-z \t-]*?)[ \t\r]*$`)
 )
 
 // ErrNoPaperKey says that a text holds nothing like a key on paper.
@@ -144,7 +145,7 @@ func paperLinesOf(text string) []string {
 	}
 	lines := make([]string, PaperLines)
 	found := false
-	for _, m := range paperLine.FindAllStringSubmatch(text, -1) {
+	for _, m := range paperLine().FindAllStringSubmatch(text, -1) {
 		if n := int(m[1][0] - '0'); n <= PaperLines && lines[n-1] == "" && looksLikePaper(m[2]) {
 			lines[n-1], found = m[2], true
 		}

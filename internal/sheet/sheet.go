@@ -15,10 +15,10 @@ package sheet
 import (
 	"fmt"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 	"github.com/SP1R4/BackupHandler/v3/internal/seal"
 )
 
@@ -119,14 +119,14 @@ func (s *Sheet) ifLost() string {
 }
 
 // windowsPath is such as C:\x or \\server\x.
-var windowsPath = regexp.MustCompile(`^([A-Za-z]:|\\)\\`)
+var windowsPath = lazyregexp.New(`^([A-Za-z]:|\\)\\`)
 
 // shellQuote makes one word of it for the shell that is likely to be used.
 func shellQuote(s string) string {
 	switch {
 	case s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/.:_-+@,=") == "":
 		return s
-	case windowsPath.MatchString(s), !strings.ContainsAny(s, "\"$`\\!"):
+	case windowsPath().MatchString(s), !strings.ContainsAny(s, "\"$`\\!"):
 		return `"` + s + `"`
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"

@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // A dump is one stream:
@@ -462,11 +462,11 @@ func (c *cutter) closeFile() error {
 }
 
 // CHANGE MASTER TO MASTER_LOG_FILE='binlog.000001', MASTER_LOG_POS=4050;
-var positionLine = regexp.MustCompile(`(?m)^(?:-- )?CHANGE (?:MASTER|REPLICATION SOURCE) TO (?:MASTER|SOURCE)_LOG_FILE='([^'\n]+)', (?:MASTER|SOURCE)_LOG_POS=(\d+)`)
+var positionLine = lazyregexp.New(`(?m)^(?:-- )?CHANGE (?:MASTER|REPLICATION SOURCE) TO (?:MASTER|SOURCE)_LOG_FILE='([^'\n]+)', (?:MASTER|SOURCE)_LOG_POS=(\d+)`)
 
 // logPosition is the place in the binary log that the dump shows; nil if it has none.
 func (c *cutter) logPosition() *dbdump.Position {
-	m := positionLine.FindSubmatch(c.position)
+	m := positionLine().FindSubmatch(c.position)
 	if m == nil {
 		return nil
 	}

@@ -3,10 +3,10 @@ package mysql
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // systemAccounts are those that a server makes for itself.
@@ -81,11 +81,11 @@ func (s *session) dumpGrants(ctx context.Context, to dbdump.Sink) (dbdump.File, 
 }
 
 var (
-	identifiedBy  = regexp.MustCompile(" IDENTIFIED BY PASSWORD '[^']*'")
-	identifiedVia = regexp.MustCompile(" IDENTIFIED VIA .*?( REQUIRE | WITH | ACCOUNT |$)")
+	identifiedBy  = lazyregexp.New(" IDENTIFIED BY PASSWORD '[^']*'")
+	identifiedVia = lazyregexp.New(" IDENTIFIED VIA .*?( REQUIRE | WITH | ACCOUNT |$)")
 )
 
 // withoutPassword is a line of SHOW GRANTS that changes no password.
 func withoutPassword(line string) string {
-	return identifiedVia.ReplaceAllString(identifiedBy.ReplaceAllString(line, ""), "$1")
+	return identifiedVia().ReplaceAllString(identifiedBy().ReplaceAllString(line, ""), "$1")
 }

@@ -13,13 +13,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // LogsKind is that of snapshots of binary logs, LogsName the file that describes them.
@@ -279,7 +279,7 @@ func logNumber(name string) (n int64, base string) {
 }
 
 // BINLOG '…' holds the first event of a log.
-var binlogStatement = regexp.MustCompile(`(?s)\nBINLOG '\n(.*?)\n'`)
+var binlogStatement = lazyregexp.New(`(?s)\nBINLOG '\n(.*?)\n'`)
 
 // logBeginning asks for the first event of a log: when it was begun, by which server.
 func (s *session) logBeginning(ctx context.Context, binlog program, name string) (created time.Time, serverID uint32, err error) {
@@ -289,7 +289,7 @@ func (s *session) logBeginning(ctx context.Context, binlog program, name string)
 	if err := child.Run(ctx); err != nil {
 		return time.Time{}, 0, logError(err)
 	}
-	m := binlogStatement.FindSubmatch(out.Bytes())
+	m := binlogStatement().FindSubmatch(out.Bytes())
 	if m == nil {
 		return time.Time{}, 0, fmt.Errorf("the beginning of %s is not understood", printable(name))
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // ReplayOptions say up to where a database is brought. Of ToTime, ToPosition and
@@ -452,18 +453,18 @@ func ansi(databases ...string) *regexp.Regexp {
 }
 
 var (
-	spaces = regexp.MustCompile(`\s+`)
+	spaces = lazyregexp.New(`\s+`)
 	// literals are what a name cannot be in. Comments of the server's own kind are
 	// executed, and stay.
-	literals   = regexp.MustCompile(`(?s)'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|/\*[^!M].*?\*/|/\*\*/|(?:--\s|#)[^\n]*`)
-	noDatabase = regexp.MustCompile(`(?is)^\s*(?:(?:CREATE|ALTER|DROP|RENAME)\s+(?:OR\s+REPLACE\s+)?(?:USER|ROLE|SERVER|TABLESPACE|LOGFILE|RESOURCE)\b|GRANT\b|REVOKE\b|SET\s+(?:PASSWORD|DEFAULT|ROLE|GLOBAL)\b|FLUSH\b|INSTALL\b|UNINSTALL\b)`)
-	ofDatabase = regexp.MustCompile("(?is)^\\s*(?:CREATE|ALTER|DROP)\\s+(?:OR\\s+REPLACE\\s+)?(?:DATABASE|SCHEMA)\\s+(?:IF\\s+(?:NOT\\s+)?EXISTS\\s+)?(`(?:[^`]|``)+`|[^\\s;`]+)")
-	settings   = regexp.MustCompile(`(?i)^(?:DEFAULT|CHARACTER|CHARSET|COLLATE|COMMENT|READ)$`)
+	literals   = lazyregexp.New(`(?s)'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*"|/\*[^!M].*?\*/|/\*\*/|(?:--\s|#)[^\n]*`)
+	noDatabase = lazyregexp.New(`(?is)^\s*(?:(?:CREATE|ALTER|DROP|RENAME)\s+(?:OR\s+REPLACE\s+)?(?:USER|ROLE|SERVER|TABLESPACE|LOGFILE|RESOURCE)\b|GRANT\b|REVOKE\b|SET\s+(?:PASSWORD|DEFAULT|ROLE|GLOBAL)\b|FLUSH\b|INSTALL\b|UNINSTALL\b)`)
+	ofDatabase = lazyregexp.New("(?is)^\\s*(?:CREATE|ALTER|DROP)\\s+(?:OR\\s+REPLACE\\s+)?(?:DATABASE|SCHEMA)\\s+(?:IF\\s+(?:NOT\\s+)?EXISTS\\s+)?(`(?:[^`]|``)+`|[^\\s;`]+)")
+	settings   = lazyregexp.New(`(?i)^(?:DEFAULT|CHARACTER|CHARSET|COLLATE|COMMENT|READ)$`)
 )
 
 // plainText is how statements are compared.
 func plainText(s string) string {
-	return strings.TrimSpace(spaces.ReplaceAllString(strings.ToLower(strings.ReplaceAll(s, "`", "")), " "))
+	return strings.TrimSpace(spaces().ReplaceAllString(strings.ToLower(strings.ReplaceAll(s, "`", "")), " "))
 }
 
 // matches says whether a group has the statement to stop before.
@@ -486,21 +487,21 @@ func (j *judge) judge(g *group) (keep bool, err error) {
 		text := q.text
 		if !strings.Contains(text, `\'`) && !strings.Contains(text, `\"`) {
 			// What \ means in a literal depends on the session: such text is taken as it is.
-			text = literals.ReplaceAllString(text, " ")
+			text = literals().ReplaceAllString(text, " ")
 		}
-		said := fmt.Sprintf("the statement %q", printable(spaces.ReplaceAllString(strings.TrimSpace(q.text), " ")))
-		if m := ofDatabase.FindStringSubmatch(text); m != nil {
+		said := fmt.Sprintf("the statement %q", printable(spaces().ReplaceAllString(strings.TrimSpace(q.text), " ")))
+		if m := ofDatabase().FindStringSubmatch(text); m != nil {
 			name := unquote(m[1])
 			if name == j.database {
 				return false, fmt.Errorf("%s is about the database itself, and is not replayed", said)
 			}
 			// Without a name, it is the one that the session is in.
-			if !settings.MatchString(name) {
+			if !settings().MatchString(name) {
 				keep = false
 				continue
 			}
 		}
-		if noDatabase.MatchString(text) {
+		if noDatabase().MatchString(text) {
 			keep = false
 			continue
 		}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // RestoreOptions say what becomes of a dump.
@@ -440,19 +441,19 @@ func renameInHead(in io.Reader, from, to string) (io.Reader, error) {
 const identifier = "(?:`(?:[^`]|``)+`|[\\w$\\x{80}-\\x{10FFFF}]+)"
 
 var (
-	triggerHead = regexp.MustCompile(`(?i)(/\*!50003\s+TRIGGER\s+(?:IF\s+NOT\s+EXISTS\s+)?)(?:` + identifier + `\s*\.\s*)?(` + identifier +
+	triggerHead = lazyregexp.New(`(?i)(/\*!50003\s+TRIGGER\s+(?:IF\s+NOT\s+EXISTS\s+)?)(?:` + identifier + `\s*\.\s*)?(` + identifier +
 		`\s*(?:BEFORE|AFTER)\s+(?:INSERT|UPDATE|DELETE)\s+ON\s*)(?:` + identifier + `\s*\.\s*)?(` + identifier + `\s*FOR\s)`)
-	triggerAny = regexp.MustCompile(`(?i)/\*!50003\s+TRIGGER\b`)
+	triggerAny = lazyregexp.New(`(?i)/\*!50003\s+TRIGGER\b`)
 )
 
 // unqualifyTriggers takes the names of databases out of the heads of triggers, which are
 // as their authors wrote them: one that names its database would be made there.
 func unqualifyTriggers(text []byte) ([]byte, error) {
-	if heads, all := len(triggerHead.FindAllIndex(text, -1)), len(triggerAny.FindAllIndex(text, -1)); heads != all {
+	if heads, all := len(triggerHead().FindAllIndex(text, -1)), len(triggerAny().FindAllIndex(text, -1)); heads != all {
 		return nil, &dbdump.Error{Err: fmt.Errorf("the heads of %d of %d triggers are not understood, and may name another database", all-heads, all),
 			Hint: "restore the tables alone (--table), and load schema/triggers.sql by hand"}
 	}
-	return triggerHead.ReplaceAll(text, []byte("$1$2$3")), nil
+	return triggerHead().ReplaceAll(text, []byte("$1$2$3")), nil
 }
 
 // counting counts what is read of a dump.

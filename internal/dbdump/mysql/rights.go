@@ -3,11 +3,11 @@ package mysql
 import (
 	"context"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // rights are what an account may, as SHOW GRANTS says it.
@@ -26,11 +26,11 @@ type right struct {
 
 // grantLine matches the scope of a grant: *.*, `db`.*, `db`.`table`. Grants on
 // routines and of roles have another form.
-var grantLine = regexp.MustCompile("^GRANT (.+) ON (\\*|`(?:[^`]|``)*`)\\.(\\*|`(?:[^`]|``)*`) TO ")
+var grantLine = lazyregexp.New("^GRANT (.+) ON (\\*|`(?:[^`]|``)*`)\\.(\\*|`(?:[^`]|``)*`) TO ")
 
 func parseRights(lines []string) (r rights) {
 	for _, line := range lines {
-		m := grantLine.FindStringSubmatch(line)
+		m := grantLine().FindStringSubmatch(line)
 		if m == nil {
 			r.roles = r.roles || strings.HasPrefix(line, "GRANT `")
 			continue

@@ -7,13 +7,13 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // The programs of a server are not on every PATH.
@@ -153,11 +153,11 @@ func (c *scratch) wait(ctx context.Context, log string) error {
 }
 
 // full are the ways in which a server says that its disk is full.
-var full = regexp.MustCompile(`(?i)no space left|disk (?:is )?full|err(?:or|no|code):? 28\b`)
+var full = lazyregexp.New(`(?i)no space left|disk (?:is )?full|err(?:or|no|code):? 28\b`)
 
 // noRoom adds to an error what to do, if what was said with it says that there is no room.
 func (c *scratch) noRoom(err error, said string) error {
-	if !full.MatchString(said) {
+	if !full().MatchString(said) {
 		return err
 	}
 	return &dbdump.Error{Err: err, Hint: fmt.Sprintf("there is no room for the scratch server in %s: choose a larger directory (--scratch, [DRILL] dir, $TMPDIR)", filepath.Dir(c.dir))}

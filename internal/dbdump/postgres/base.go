@@ -112,7 +112,7 @@ func BaseBackup(ctx context.Context, s *Server, to dbdump.Sink, o BaseOptions) (
 			}
 			waiting = true
 		case strings.Contains(line, "WARNING:"):
-			warner(o.Warn)(prefixRE.ReplaceAllString(line, ""))
+			warner(o.Warn)(prefixRE().ReplaceAllString(line, ""))
 		}
 	}
 	if err := s.explain(c.Run(ctx)); err != nil {

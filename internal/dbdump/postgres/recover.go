@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +21,7 @@ import (
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // RecoverOptions say to which moment a server is recovered. With no target it is the end
@@ -157,7 +157,7 @@ func Reachable(ctx context.Context, s *Server, b *Base, wal WAL, timeline uint32
 	}
 	highest := end // end of what there is
 	for n := range there {
-		if !segmentRE.MatchString(n) || strings.HasSuffix(n, ".partial") {
+		if !segmentRE().MatchString(n) || strings.HasSuffix(n, ".partial") {
 			continue
 		}
 		if s, err := parseSegment(n, b.SegmentBytes); err == nil && s.no >= end && n == name(s.no) {
@@ -184,7 +184,7 @@ func follow(ctx context.Context, b *Base, wal WAL, there map[string]bool, timeli
 	}
 	var lines []uint32
 	for n := range there {
-		if historyRE.MatchString(n) {
+		if historyRE().MatchString(n) {
 			line, err := strconv.ParseUint(n[:8], 16, 32)
 			if err == nil && uint32(line) > b.Timeline && (timeline == 0 || timeline == uint32(line)) {
 				lines = append(lines, uint32(line))
@@ -217,7 +217,7 @@ func follow(ctx context.Context, b *Base, wal WAL, there map[string]bool, timeli
 // maxLook is how many segments, from the last one back, are searched for a commit.
 const maxLook = 32
 
-var commitRE = regexp.MustCompile(`desc: COMMIT(?:_PREPARED)? (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) UTC`)
+var commitRE = lazyregexp.New(`desc: COMMIT(?:_PREPARED)? (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) UTC`)
 
 // lastCommit is when the last transaction was committed in segments [first, end); zero if
 // there is none in the last of them, or no pg_waldump that can read them. It makes sure
@@ -290,7 +290,7 @@ func (c *commits) Write(p []byte) (int, error) {
 		part, rest, whole := bytes.Cut(p, []byte{'\n'})
 		c.line = append(c.line, part[:min(len(part), maxCommit-len(c.line))]...)
 		if whole {
-			if m := commitRE.FindSubmatch(c.line); m != nil {
+			if m := commitRE().FindSubmatch(c.line); m != nil {
 				if t, err := time.Parse("2006-01-02 15:04:05.999999", string(m[1])); err == nil && t.After(c.last) {
 					c.last = t
 				}
@@ -378,7 +378,7 @@ func (o *RecoverOptions) settings(b *Base, r *Reach) string {
 }
 
 // recoverySettings are lines that a recovery before may have left.
-var recoverySettings = regexp.MustCompile(`(?mi)^[ \t]*(?:recovery_target\w*|recovery_prefetch|restore_command|# Recovery, set by backup-handler)\b.*\n?`)
+var recoverySettings = lazyregexp.New(`(?mi)^[ \t]*(?:recovery_target\w*|recovery_prefetch|restore_command|# Recovery, set by backup-handler)\b.*\n?`)
 
 // setRecovery puts settings into a cluster's file of its own settings, for those of a
 // recovery before.
@@ -387,7 +387,7 @@ func setRecovery(name, settings string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	old = recoverySettings.ReplaceAll(old, nil)
+	old = recoverySettings().ReplaceAll(old, nil)
 	if len(old) > 0 && old[len(old)-1] != '\n' {
 		old = append(old, '\n')
 	}

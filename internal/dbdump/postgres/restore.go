@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // RestoreOptions say what is restored, and where to.
@@ -282,7 +282,7 @@ func (r *restore) look(t *session) error {
 
 // versionOf is the major version in "PostgreSQL 15.18".
 func versionOf(server string) int {
-	m := majorRE.FindStringSubmatch(server)
+	m := majorRE().FindStringSubmatch(server)
 	if m == nil {
 		return 0
 	}
@@ -290,7 +290,7 @@ func versionOf(server string) int {
 	return v
 }
 
-var majorRE = regexp.MustCompile(`^PostgreSQL (\d+)`)
+var majorRE = lazyregexp.New(`^PostgreSQL (\d+)`)
 
 // missing are the names that a catalog does not have.
 func (t *session) missing(names []string, catalog, column string) (missing []string, err error) {
@@ -524,13 +524,13 @@ func (s *Server) load(ctx context.Context, psql *program, database string, from 
 }
 
 // startingRE is what a server says that lets nobody in yet.
-var startingRE = regexp.MustCompile(`the database system is (?:starting up|in recovery mode|not yet accepting connections)`)
+var startingRE = lazyregexp.New(`the database system is (?:starting up|in recovery mode|not yet accepting connections)`)
 
 // drop removes a database of ours. A server that recovers from a crash is waited for: it
 // may be why there is something to remove.
 func (r *restore) drop(ctx context.Context, name string) error {
 	t, err := r.connect(ctx)
-	for err != nil && startingRE.MatchString(err.Error()) && ctx.Err() == nil {
+	for err != nil && startingRE().MatchString(err.Error()) && ctx.Err() == nil {
 		select {
 		case <-time.After(200 * time.Millisecond):
 		case <-ctx.Done():
@@ -620,7 +620,7 @@ func (s *Server) restoreGlobals(ctx context.Context, fsys fs.FS, f *dbdump.File,
 	var failed []string
 	c.OnLine = func(line string) {
 		if strings.Contains(line, "ERROR:") && !strings.Contains(line, "already exists") {
-			failed = append(failed, prefixRE.ReplaceAllString(line, ""))
+			failed = append(failed, prefixRE().ReplaceAllString(line, ""))
 		}
 	}
 	if err := s.explain(c.Run(ctx)); err != nil {

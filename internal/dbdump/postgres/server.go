@@ -11,12 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // A Server says how a server is reached.
@@ -91,7 +91,7 @@ type program struct {
 
 func (p *program) major() int { return p.version / 10000 }
 
-var versionRE = regexp.MustCompile(`\(PostgreSQL\) (\d+)(?:\.(\d+))?`)
+var versionRE = lazyregexp.New(`\(PostgreSQL\) (\d+)(?:\.(\d+))?`)
 
 // find finds a program, the newest of those there are, or of one major version if it is
 // not 0.
@@ -161,7 +161,7 @@ func (s *Server) version(ctx context.Context, name, path string) (*program, erro
 	c := dbdump.Child{Path: path, Args: []string{"--version"}, Stdout: &limited{&out, 4096}}
 	err := c.Run(ctx)
 	text := strings.TrimSpace(out.String())
-	m := versionRE.FindStringSubmatch(text)
+	m := versionRE().FindStringSubmatch(text)
 	if err != nil || m == nil {
 		return nil, fmt.Errorf("%s does not say its version: %w", path, cmp.Or(err, errors.New(strconv.Quote(text))))
 	}
@@ -243,7 +243,7 @@ var hints = []struct{ says, hint string }{
 const fromServer = "detail: Error message from server: "
 
 // prefixRE is what programs say before a message.
-var prefixRE = regexp.MustCompile(`^(?:(?:psql|pg_[a-z]+|initdb)(?::<stdin>:\d+)?: ?|error: |fatal: |detail: )+`)
+var prefixRE = lazyregexp.New(`^(?:(?:psql|pg_[a-z]+|initdb)(?::<stdin>:\d+)?: ?|error: |fatal: |detail: )+`)
 
 // explain is the function of that name, for a program of a server's.
 func (s *Server) explain(err error) error {
@@ -276,8 +276,8 @@ func explain(err error) error {
 			detail = line
 		}
 	}
-	message = prefixRE.ReplaceAllString(cmp.Or(message, failed.Last), "")
-	if detail = prefixRE.ReplaceAllString(detail, ""); detail != "" {
+	message = prefixRE().ReplaceAllString(cmp.Or(message, failed.Last), "")
+	if detail = prefixRE().ReplaceAllString(detail, ""); detail != "" {
 		message += " (" + strings.TrimSpace(strings.TrimPrefix(detail, "DETAIL:")) + ")"
 	}
 	e := &dbdump.Error{Err: fmt.Errorf("%s: %s", failed.Name, cmp.Or(message, failed.Err.Error()))}

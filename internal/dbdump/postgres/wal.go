@@ -10,11 +10,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/SP1R4/BackupHandler/v3/internal/dbdump"
+	"github.com/SP1R4/BackupHandler/v3/internal/lazyregexp"
 )
 
 // A WAL keeps the files of a server's log: segments, histories of timelines, and labels of
@@ -38,9 +38,9 @@ type Disputed interface {
 }
 
 var (
-	segmentRE = regexp.MustCompile(`^[0-9A-F]{24}(\.partial)?$`)
-	historyRE = regexp.MustCompile(`^[0-9A-F]{8}\.history$`)
-	labelRE   = regexp.MustCompile(`^[0-9A-F]{24}\.[0-9A-F]{8}\.backup$`)
+	segmentRE = lazyregexp.New(`^[0-9A-F]{24}(\.partial)?$`)
+	historyRE = lazyregexp.New(`^[0-9A-F]{8}\.history$`)
+	labelRE   = lazyregexp.New(`^[0-9A-F]{24}\.[0-9A-F]{8}\.backup$`)
 )
 
 // maxOther bounds files that are no segments, in bytes; they have a few lines.
@@ -61,7 +61,7 @@ func Push(ctx context.Context, path, name string, to WAL) error {
 }
 
 func push(ctx context.Context, path, name string, to WAL) error {
-	if !segmentRE.MatchString(name) && !historyRE.MatchString(name) && !labelRE.MatchString(name) {
+	if !segmentRE().MatchString(name) && !historyRE().MatchString(name) && !labelRE().MatchString(name) {
 		return &dbdump.Error{Err: errors.New("this is not the name of a file of the log"), Hint: "archive_command has to give %p and %f"}
 	}
 	f, err := os.Open(path)
@@ -77,7 +77,7 @@ func push(ctx context.Context, path, name string, to WAL) error {
 	switch {
 	case !info.Mode().IsRegular():
 		return fmt.Errorf("%s is not a file", path)
-	case segmentRE.MatchString(name):
+	case segmentRE().MatchString(name):
 		head := make([]byte, segmentHead)
 		if _, err := io.ReadFull(f, head); err != nil {
 			return fmt.Errorf("%s is no segment: %w", path, err)

@@ -1,0 +1,19 @@
+package lazyregexp
+
+import "testing"
+
+func TestNew(t *testing.T) {
+	re := New(`^a+$`)
+	if !re().MatchString("aaa") || re().MatchString("b") {
+		t.Fatal("matches wrongly")
+	}
+	if re() != re() {
+		t.Fatal("compiled twice")
+	}
+	defer func() {
+		if recover() == nil {
+			t.Fatal("a wrong expression is not found in a test")
+		}
+	}()
+	New(`(`)
+}
