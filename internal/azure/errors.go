@@ -112,7 +112,7 @@ func (s *Store) describeToken(t *tokenError) error {
 	if status == http.StatusTooManyRequests || status >= 500 {
 		return err
 	}
-	if clock := s.client.ClockError(); clock != nil {
+	if clock := s.client.ClockError(false); clock != nil {
 		return clock
 	}
 	return httpstore.Denied(err, "check tenant, client ID and secret of the service principal, and that the secret has not expired; of a user, run: az login")
@@ -168,7 +168,7 @@ func (s *Store) describeAnswer(act action, resp *azcore.ResponseError) error {
 // notAuthenticated is about requests of nobody that the server knows. Whether it is
 // the key or the clock it does not say.
 func (s *Store) notAuthenticated(code, said string) error {
-	if clock := s.client.ClockError(); clock != nil {
+	if clock := s.client.ClockError(false); clock != nil {
 		return clock
 	}
 	switch {

@@ -144,7 +144,7 @@ func (s *Store) describeToken(t *tokenError) error {
 	if status == http.StatusTooManyRequests || status >= 500 {
 		return err
 	}
-	if clock := s.client.ClockError(); clock != nil {
+	if clock := s.client.ClockError(false); clock != nil {
 		return clock
 	}
 	return httpstore.Denied(err, "check that the service account and its key exist and are enabled; of a user, run again: gcloud auth application-default login")
@@ -182,7 +182,7 @@ func (s *Store) describeRefusal(act action, r *refusal) error {
 		}
 		return httpstore.Failure("no such object", fs.ErrNotExist)
 	case status == http.StatusUnauthorized:
-		if clock := s.client.ClockError(); clock != nil {
+		if clock := s.client.ClockError(false); clock != nil {
 			return clock
 		}
 		return httpstore.Denied(errors.New("the server does not accept the credentials"+said), s.credentialsHint())

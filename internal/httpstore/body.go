@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"sync"
 
@@ -93,8 +92,8 @@ func (b *Body) Finish() error {
 // sumBytes is read at a time.
 const sumBytes = 256 << 10
 
-// Sum feeds the first size bytes of content to h, without their counting as sent.
-func Sum(ctx context.Context, h hash.Hash, content io.ReaderAt, size int64) error {
+// Sum writes the first size bytes of content to h, hashes, without their counting as sent.
+func Sum(ctx context.Context, h io.Writer, content io.ReaderAt, size int64) error {
 	r := io.NewSectionReader(storage.Unpaced(content), 0, size)
 	buf := make([]byte, min(size, sumBytes))
 	for left := size; left > 0; {

@@ -47,7 +47,8 @@ const (
 	// bufferBytes of a connection, for each direction. Go's 4 KiB cost a system
 	// call for each.
 	bufferBytes = 64 << 10
-	// idleConns is more than the transfers that are under way at a time.
+	// idleConns is more than the transfers that are under way at a time, unless somebody
+	// asks for more.
 	idleConns = 16
 )
 
@@ -61,6 +62,9 @@ type Options struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Stall is how long a connection may stand still; 0: storage.DefaultStall.
 	Stall time.Duration
+	// IdleConns is how many connections are kept for the next requests, if that is more
+	// than 16.
+	IdleConns int
 	// OnRequest, if set, is told of each request before it is sent: its HTTP
 	// method, and what Purpose makes of it. Called concurrently.
 	OnRequest func(method, what string)
@@ -106,6 +110,9 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 
 // Do sends a request. Redirects are returned, not followed.
 func (c *Client) Do(req *http.Request) (*http.Response, error) { return c.http.Do(req) }
+
+// Transport is what Do uses, for a library that follows no redirects itself.
+func (c *Client) Transport() http.RoundTripper { return c.http.Transport }
 
 // Tokens is the client for services that hand out credentials: the authorities that
 // are trusted for the store are not for them.
@@ -192,7 +199,7 @@ func newTransport(o Options, roots *x509.CertPool) *http.Transport {
 		ResponseHeaderTimeout: o.Stall,
 		ExpectContinueTimeout: continueTimeout,
 		IdleConnTimeout:       min(idleTimeout, o.Stall/2),
-		MaxIdleConnsPerHost:   idleConns,
+		MaxIdleConnsPerHost:   max(o.IdleConns, idleConns),
 		DisableCompression:    true, // objects are wanted as they are stored
 		WriteBufferSize:       bufferBytes,
 		ReadBufferSize:        bufferBytes,

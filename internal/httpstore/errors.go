@@ -136,15 +136,16 @@ const maxSkew = 5 * time.Minute
 
 // ClockError returns an error that says how far this machine's clock is from the
 // server's, if that is a reason to be refused, else nil. It judges by the last
-// answer.
-func (c *Client) ClockError() error {
+// answer, unless the server has told that this is the reason.
+func (c *Client) ClockError(told bool) error {
 	clocks := c.clock.Load()
-	if clocks == nil || clocks.here.Sub(clocks.there).Abs() < maxSkew {
+	if !told && (clocks == nil || clocks.here.Sub(clocks.there).Abs() < maxSkew) {
 		return nil
 	}
-	return &storage.PermanentError{
-		Err: fmt.Errorf("this machine's clock says %s UTC, the server's %s UTC: too far apart",
-			clocks.here.UTC().Format(time.DateTime), clocks.there.UTC().Format(time.DateTime)),
-		Hint: "set this machine's clock, best by NTP", Kind: storage.ErrClock,
+	err := errors.New("this machine's clock and the server's are too far apart")
+	if clocks != nil {
+		err = fmt.Errorf("this machine's clock says %s UTC, the server's %s UTC: too far apart",
+			clocks.here.UTC().Format(time.DateTime), clocks.there.UTC().Format(time.DateTime))
 	}
+	return &storage.PermanentError{Err: err, Hint: "set this machine's clock, best by NTP", Kind: storage.ErrClock}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/SP1R4/BackupHandler/v3/internal/httpstore"
 )
 
 // Credentials say whose requests they are. The zero value is Amazon's chain:
@@ -115,7 +117,7 @@ func (c *chain) RetrieveWithCredContext(cc *credentials.CredContext) (credential
 		}
 		reason := "nothing"
 		if err != nil {
-			reason = oneLine(withoutURL(err).Error())
+			reason = httpstore.OneLine(withoutURL(err).Error())
 		}
 		if reasons != "" {
 			reasons += "; "

@@ -2,20 +2,16 @@ package s3
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
-	"time"
 
 	"github.com/minio/minio-go/v7"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/httpstore"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 )
 
@@ -46,34 +42,13 @@ func (a action) words() (what, permission string) {
 	return "list objects", "s3:ListBucket"
 }
 
-// maxMessage bounds what is repeated of a server's answer, in bytes.
-const maxMessage = 200
-
-// A failure has words of its own, and one of the errors that callers branch on.
-type failure struct {
-	words string
-	is    error
-}
-
-func (f *failure) Error() string { return f.words }
-func (f *failure) Unwrap() error { return f.is }
-
-func permanent(err error, hint string) error {
-	return &storage.PermanentError{Err: err, Hint: hint}
-}
-
-// denied is permanent for what has to do with who asks.
-func denied(err error, hint string) error {
-	return &storage.PermanentError{Err: err, Hint: hint, Kind: storage.ErrDenied}
-}
-
 // describe turns what a request ended with into an error for people and for the
 // callers of the package. It does not name the object: they do.
 func (s *Store) describe(ctx context.Context, act action, err error) error {
 	if err == nil {
 		return nil
 	}
-	if s.closing.Err() != nil {
+	if s.client.Closing().Err() != nil {
 		return fs.ErrClosed
 	}
 	if ctx.Err() != nil {
@@ -86,47 +61,48 @@ func (s *Store) describe(ctx context.Context, act action, err error) error {
 		if e.passing {
 			return e
 		}
-		return denied(e, "set the access key and secret key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials")
+		return httpstore.Denied(e, "set the access key and secret key, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials")
 	}
 	if resp, ok := errors.AsType[minio.ErrorResponse](err); ok {
-		return s.describeAnswer(ctx, act, resp)
+		return s.describeAnswer(act, resp)
 	}
-	return s.describeNetwork(err)
+	return httpstore.Network(s.endpoint.Host,
+		"check the endpoint, the region, and the bucket's name, which may be part of the host's; path_style = on takes it out", err)
 }
 
 // describeAnswer is describe for an error of the server.
-func (s *Store) describeAnswer(ctx context.Context, act action, resp minio.ErrorResponse) error {
+func (s *Store) describeAnswer(act action, resp minio.ErrorResponse) error {
 	bucket := s.loc.Bucket
 	said := answer(resp)
 	switch resp.Code {
 	case "NoSuchKey":
-		return &failure{"no such object", fs.ErrNotExist}
+		return httpstore.Failure("no such object", fs.ErrNotExist)
 	case "PreconditionFailed":
-		return &failure{"object exists", fs.ErrExist}
+		return httpstore.Failure("object exists", fs.ErrExist)
 	case "NoSuchBucket":
-		return permanent(fmt.Errorf("bucket %s does not exist", bucket), s.makeBucketHint())
+		return httpstore.Permanent(fmt.Errorf("bucket %s does not exist", bucket), s.makeBucketHint())
 	case "InvalidAccessKeyId", "XAdminUserNotFound": // the latter is what versitygw says
-		return denied(errors.New("the server does not know the access key"), "check the access key, and that it is one of this server")
+		return httpstore.Denied(errors.New("the server does not know the access key"), "check the access key, and that it is one of this server")
 	case "SignatureDoesNotMatch":
-		return denied(errors.New("the secret key does not fit the access key"),
+		return httpstore.Denied(errors.New("the secret key does not fit the access key"),
 			"check the secret key (copied whole, with its / and +), and that no proxy changes requests on their way")
 	case "RequestTimeTooSkewed":
-		return &storage.PermanentError{Err: s.clocks(ctx), Hint: "set this machine's clock, best by NTP", Kind: storage.ErrClock}
+		return s.client.ClockError(true)
 	case "InvalidToken", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired":
 		if s.o.Credentials.AccessKey == "" {
 			s.creds.Expire() // the next attempt brings new ones
 			return fmt.Errorf("the session token has expired or is not valid%s", said)
 		}
-		return denied(fmt.Errorf("the session token has expired or is not valid%s", said), "get new temporary keys, or use keys that last")
+		return httpstore.Denied(fmt.Errorf("the session token has expired or is not valid%s", said), "get new temporary keys, or use keys that last")
 	case "AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException", "InvalidRegion":
 		return s.wrongRegion(resp)
 	case "QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "InsufficientCapacity":
-		return &failure{"the server has no room left" + said, storage.ErrFull}
+		return httpstore.Failure("the server has no room left"+said, storage.ErrFull)
 	case "InvalidObjectState":
-		return permanent(errors.New("the object is in an archive and cannot be read"),
+		return httpstore.Permanent(errors.New("the object is in an archive and cannot be read"),
 			"restore it from the archive (aws s3api restore-object …), and take the lifecycle rule that moved it off the bucket")
 	case "InvalidStorageClass":
-		return permanent(fmt.Errorf("the server does not know the storage class%s", said), "leave the storage class out, or name one that this server has")
+		return httpstore.Permanent(fmt.Errorf("the server does not know the storage class%s", said), "leave the storage class out, or name one that this server has")
 	case "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "InvalidDigest":
 		return errors.New("the data that arrived is not what was sent: the server refused it")
 	case "RequestTimeout", "IncompleteBody", "NoSuchUpload", "InvalidPart", "OperationAborted", "ConditionalRequestConflict", "TemporaryRedirect":
@@ -135,24 +111,24 @@ func (s *Store) describeAnswer(ctx context.Context, act action, resp minio.Error
 		return s.locked(said)
 	}
 	if strings.HasPrefix(resp.Code, "KMS.") {
-		return permanent(fmt.Errorf("the server cannot use the encryption key%s", said), "check the KMS key's ID, its state, and that these credentials may use it (kms:GenerateDataKey, kms:Decrypt)")
+		return httpstore.Permanent(fmt.Errorf("the server cannot use the encryption key%s", said), "check the KMS key's ID, its state, and that these credentials may use it (kms:GenerateDataKey, kms:Decrypt)")
 	}
 	if act == actDelete && isWORM(resp.Message) {
 		return s.locked(said)
 	}
 	switch status := resp.StatusCode; {
 	case status == http.StatusInsufficientStorage, strings.Contains(resp.Message, "cap exceeded"): // Backblaze's words
-		return &failure{"the server has no room left" + said, storage.ErrFull}
+		return httpstore.Failure("the server has no room left"+said, storage.ErrFull)
 	case status == http.StatusMovedPermanently:
 		return s.wrongRegion(resp)
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		return s.refused(act, said)
 	case status == http.StatusNotFound && act == actGet:
-		return &failure{"no such object", fs.ErrNotExist}
+		return httpstore.Failure("no such object", fs.ErrNotExist)
 	case status == http.StatusRequestTimeout, status == http.StatusConflict, status == http.StatusTooManyRequests, status >= 500 && status != http.StatusNotImplemented:
 		return errors.New("the server is busy or failing" + said)
 	case status >= 300:
-		return permanent(errors.New("the server refuses the request"+said), "")
+		return httpstore.Permanent(errors.New("the server refuses the request"+said), "")
 	}
 	return errors.New("the server's answer makes no sense" + said)
 }
@@ -165,25 +141,16 @@ func (s *Store) refused(act action, said string) error {
 		resource += "/" + s.loc.key("*")
 	}
 	if act == actPut || act == actDelete {
-		err = &failure{err.Error(), storage.ErrReadOnly}
+		err = httpstore.Failure(err.Error(), storage.ErrReadOnly)
 	}
-	return denied(err, fmt.Sprintf("allow %s on %s to these credentials", permission, resource))
+	return httpstore.Denied(err, fmt.Sprintf("allow %s on %s to these credentials", permission, resource))
 }
 
 func (s *Store) wrongRegion(resp minio.ErrorResponse) error {
 	if resp.Region == "" || resp.Region == s.region {
-		return permanent(fmt.Errorf("bucket %s is not in the region %s%s", s.loc.Bucket, s.region, answer(resp)), "set the region, and the endpoint, of the bucket")
+		return httpstore.Permanent(fmt.Errorf("bucket %s is not in the region %s%s", s.loc.Bucket, s.region, answer(resp)), "set the region, and the endpoint, of the bucket")
 	}
-	return permanent(fmt.Errorf("bucket %s is in the region %s, not %s", s.loc.Bucket, resp.Region, s.region), "set region = "+resp.Region)
-}
-
-func (s *Store) clocks(ctx context.Context) error {
-	here := s.o.Now().UTC().Format(time.DateTime)
-	date := exchangeOf(ctx).date.Load()
-	if date == nil {
-		return fmt.Errorf("this machine's clock (%s UTC) and the server's are too far apart", here)
-	}
-	return fmt.Errorf("this machine's clock says %s UTC, the server's %s UTC: too far apart", here, date.UTC().Format(time.DateTime))
+	return httpstore.Permanent(fmt.Errorf("bucket %s is in the region %s, not %s", s.loc.Bucket, resp.Region, s.region), "set region = "+resp.Region)
 }
 
 func (s *Store) makeBucketHint() string {
@@ -196,7 +163,7 @@ func (s *Store) makeBucketHint() string {
 
 // locked is about an object whose end of lock is not known.
 func (s *Store) locked(said string) error {
-	return permanent(&failure{"the object is locked and cannot be deleted" + said, fs.ErrPermission}, lockHint)
+	return httpstore.Permanent(httpstore.Failure("the object is locked and cannot be deleted"+said, fs.ErrPermission), lockHint)
 }
 
 const lockHint = "this is what object lock is for: wait until it ends"
@@ -221,22 +188,11 @@ func answer(resp minio.ErrorResponse) string {
 		}
 		return ": " + status
 	}
-	message := oneLine(resp.Message)
+	message := httpstore.OneLine(resp.Message)
 	if message == "" || strings.EqualFold(strings.Trim(strings.ReplaceAll(message, " ", ""), "."), resp.Code) {
 		return ": " + resp.Code
 	}
 	return ": " + resp.Code + ": " + message
-}
-
-// oneLine shortens a foreign message, and takes from it what is not for a terminal.
-func oneLine(message string) string {
-	message = strings.Join(strings.FieldsFunc(message, func(r rune) bool {
-		return r <= ' ' || 0x7f <= r && r < 0xa0 || r == 0x2028 || r == 0x2029
-	}), " ")
-	if len(message) > maxMessage {
-		message = strings.ToValidUTF8(message[:maxMessage], "") + "…"
-	}
-	return strings.TrimRight(message, ". ")
 }
 
 // withoutURL takes the URL off an error of package http: it says nothing that the
@@ -246,55 +202,4 @@ func withoutURL(err error) error {
 		return u.Err
 	}
 	return err
-}
-
-// describeNetwork is describe for an error that is not the server's.
-func (s *Store) describeNetwork(err error) error {
-	host := s.endpoint.Host
-	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		if dns.IsNotFound {
-			return permanent(fmt.Errorf("host %s does not exist", dns.Name), "check the endpoint, the region, and the bucket's name, which may be part of the host's; path_style = on takes it out")
-		}
-		return fmt.Errorf("look up %s: %s", dns.Name, oneLine(dns.Err))
-	}
-	if e := certificateError(err); e != nil {
-		return permanent(fmt.Errorf("%s: the certificate is not trusted: %s", host, oneLine(e.Error())),
-			"if the server has an authority of its own, name the file with its certificate (ca_file)")
-	}
-	err = withoutURL(err)
-	_, notTLS := errors.AsType[tls.RecordHeaderError](err)
-	if notTLS || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
-		return permanent(fmt.Errorf("%s does not speak TLS", host), "if that is wanted, write the endpoint with http://")
-	}
-	switch {
-	case errors.Is(err, errCut):
-		return fmt.Errorf("%s: %w", host, errCut)
-	case errors.Is(err, os.ErrDeadlineExceeded), isTimeout(err):
-		return fmt.Errorf("%s does not answer", host)
-	}
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return fmt.Errorf("cannot connect to %s: %w", host, op.Err)
-	}
-	return fmt.Errorf("%s: %w", host, err)
-}
-
-func certificateError(err error) error {
-	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return e.Err
-	}
-	if e, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return e
-	}
-	if e, ok := errors.AsType[x509.HostnameError](err); ok {
-		return e
-	}
-	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
-		return e
-	}
-	return nil
-}
-
-func isTimeout(err error) bool {
-	e, ok := errors.AsType[net.Error](err)
-	return ok && e.Timeout()
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/httpstore"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 )
 
@@ -23,16 +24,16 @@ func (s *Store) List(ctx context.Context, dir string, fn func(storage.Info) erro
 			return err
 		}
 		prefix = s.loc.key(dir) + "/"
-	} else if err := s.usable(ctx); err != nil {
+	} else if err := s.client.Usable(ctx); err != nil {
 		return err
 	}
-	opCtx, done := s.begin(ctx)
+	opCtx, done := s.client.Begin(ctx)
 	defer done()
 	for object := range s.core.ListObjectsIter(opCtx, s.loc.Bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
 		if object.Err != nil {
 			return s.describe(ctx, actList, object.Err)
 		}
-		if err := s.usable(ctx); err != nil {
+		if err := s.client.Usable(ctx); err != nil {
 			return err
 		}
 		name, ok := strings.CutPrefix(object.Key, s.loc.key(""))
@@ -43,7 +44,7 @@ func (s *Store) List(ctx context.Context, dir string, fn func(storage.Info) erro
 			return err
 		}
 	}
-	return s.usable(ctx)
+	return s.client.Usable(ctx)
 }
 
 // Delete implements storage.Objects. It takes two requests, because S3 answers the
@@ -58,7 +59,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 	if err := s.check(ctx, name); err != nil {
 		return err
 	}
-	opCtx, done := s.begin(ctx)
+	opCtx, done := s.client.Begin(ctx)
 	defer done()
 	bucket, key := s.loc.Bucket, s.loc.key(name)
 	info, err := s.core.StatObject(opCtx, bucket, key, minio.StatObjectOptions{})
@@ -74,7 +75,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 // checkUnlocked reads the lock in the headers of an object.
 func (s *Store) checkUnlocked(h http.Header) error {
 	if strings.EqualFold(h.Get("x-amz-object-lock-legal-hold"), "ON") {
-		return permanent(&failure{"the object is under legal hold and cannot be deleted", fs.ErrPermission}, "whoever has set the hold can lift it")
+		return httpstore.Permanent(httpstore.Failure("the object is under legal hold and cannot be deleted", fs.ErrPermission), "whoever has set the hold can lift it")
 	}
 	value := h.Get("x-amz-object-lock-retain-until-date")
 	if value == "" {
@@ -82,11 +83,11 @@ func (s *Store) checkUnlocked(h http.Header) error {
 	}
 	until, err := time.Parse(time.RFC3339, value)
 	if err != nil {
-		return permanent(errors.New("the server says of the object that it is locked, but not until when"), lockHint)
+		return httpstore.Permanent(errors.New("the server says of the object that it is locked, but not until when"), lockHint)
 	}
 	if !s.o.Now().Before(until) {
 		return nil
 	}
 	words := fmt.Sprintf("the object is locked until %s UTC and cannot be deleted", until.UTC().Format(time.DateTime))
-	return permanent(&failure{words, fs.ErrPermission}, lockHint)
+	return httpstore.Permanent(httpstore.Failure(words, fs.ErrPermission), lockHint)
 }

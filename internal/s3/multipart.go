@@ -9,6 +9,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/httpstore"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 )
 
@@ -115,9 +116,9 @@ func (s *Store) putPart(ctx context.Context, d dialect, key, id string, number i
 		done.ChecksumSHA256 = sum.sha256Base64()
 		o.CustomHeader = map[string][]string{headerSHA256: {done.ChecksumSHA256}}
 	}
-	r := &body{content: io.NewSectionReader(content, off, size)}
-	defer r.finish()
-	part, err := s.core.PutObjectPart(ctx, s.loc.Bucket, key, id, number, r, size, o)
+	body := httpstore.NewBody(io.NewSectionReader(content, off, size), size)
+	defer body.Finish()
+	part, err := s.core.PutObjectPart(ctx, s.loc.Bucket, key, id, number, body, size, o)
 	done.ETag = part.ETag
 	return done, err
 }
@@ -128,7 +129,7 @@ func (s *Store) putPart(ctx context.Context, d dialect, key, id string, number i
 func (s *Store) sweepOnce() {
 	s.sweep.Do(func() {
 		s.sweeping.Go(func() {
-			ctx, cancel := context.WithTimeout(s.closing, sweepTimeout)
+			ctx, cancel := context.WithTimeout(s.client.Closing(), sweepTimeout)
 			defer cancel()
 			s.abortStale(ctx)
 		})

@@ -7,16 +7,15 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"hash"
 	"io"
 	"io/fs"
 	"net/http"
 	"strings"
-	"sync"
 
 	"github.com/minio/minio-go/v7"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/httpstore"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 )
 
@@ -36,7 +35,7 @@ func (s *Store) Put(ctx context.Context, name string, content io.ReaderAt, size 
 	if err := s.check(ctx, name); err != nil {
 		return err
 	}
-	ctx, done := s.begin(ctx)
+	ctx, done := s.client.Begin(ctx)
 	defer done()
 	s.sweepOnce()
 	d, err := s.learn(ctx)
@@ -87,44 +86,17 @@ func (s *Store) putObject(ctx context.Context, d dialect, key string, content io
 	if d.sha256 {
 		o.UserMetadata[headerSHA256] = sum.sha256Base64()
 	}
-	r := &body{content: io.NewSectionReader(content, 0, size)}
-	defer r.finish()
-	_, err := s.core.PutObject(ctx, s.loc.Bucket, key, r, size, sum.md5Base64, sum.sha256Hex(), o)
+	body := httpstore.NewBody(content, size)
+	defer body.Finish()
+	_, err := s.core.PutObject(ctx, s.loc.Bucket, key, body, size, sum.md5Base64, sum.sha256Hex(), o)
 	return err
-}
-
-// A body is content on its way. http.Transport may go on reading for a moment after
-// a request has ended, when the server has answered early; finish ends that, so that
-// the content may be thrown away.
-type body struct {
-	mu       sync.Mutex
-	content  io.Reader
-	finished bool
-}
-
-var errFinished = errors.New("the request has ended")
-
-// Read implements io.Reader.
-func (b *body) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.finished {
-		return 0, errFinished
-	}
-	return b.content.Read(p)
-}
-
-func (b *body) finish() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.finished = true
 }
 
 // mustBeFree is fs.ErrExist if there is an object.
 func (s *Store) mustBeFree(ctx context.Context, name string) error {
 	_, err := s.core.StatObject(ctx, s.loc.Bucket, s.loc.key(name), minio.StatObjectOptions{})
 	if err == nil {
-		return &failure{"object exists", fs.ErrExist}
+		return httpstore.Failure("object exists", fs.ErrExist)
 	}
 	if errors.Is(s.describe(ctx, actGet, err), fs.ErrNotExist) {
 		return nil
@@ -231,9 +203,6 @@ type checksum struct {
 func (c checksum) sha256Hex() string    { return hex.EncodeToString(c.sha256) }
 func (c checksum) sha256Base64() string { return base64.StdEncoding.EncodeToString(c.sha256) }
 
-// checksumBytes is read at a time.
-const checksumBytes = 256 << 10
-
 // checksum reads size bytes from off, without their counting as sent.
 func (d dialect) checksum(ctx context.Context, content io.ReaderAt, off, size int64) (checksum, error) {
 	sha := sha256.New()
@@ -243,18 +212,8 @@ func (d dialect) checksum(ctx context.Context, content io.ReaderAt, off, size in
 		md = md5.New()
 		to = io.MultiWriter(sha, md)
 	}
-	r := io.NewSectionReader(storage.Unpaced(content), off, size)
-	buf := make([]byte, min(size, checksumBytes))
-	for left := size; left > 0; {
-		if err := ctx.Err(); err != nil {
-			return checksum{}, err
-		}
-		n, err := io.ReadFull(r, buf[:min(left, checksumBytes)])
-		to.Write(buf[:n])
-		left -= int64(n)
-		if err != nil {
-			return checksum{}, permanent(fmt.Errorf("read what is to be stored, with %d bytes to go: %w", left, err), "")
-		}
+	if err := httpstore.Sum(ctx, to, io.NewSectionReader(storage.Unpaced(content), off, size), size); err != nil {
+		return checksum{}, err
 	}
 	sum := checksum{sha256: sha.Sum(nil)}
 	if md != nil {

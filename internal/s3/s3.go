@@ -10,22 +10,21 @@
 // promise that (see [Store.Put]); every object is sent with its SHA-256, which the
 // server compares; no secret is in an error.
 //
-// Files: s3.go opening, credentials.go whose requests they are, transport.go
-// connections and time-outs, put.go writing in one request, multipart.go in
-// several, get.go reading and ranges, list.go listing and deleting, errors.go what
-// servers answer in words for people.
+// Connections, time-outs and content on its way are [httpstore]'s.
+//
+// Files: s3.go opening, credentials.go whose requests they are, put.go writing in one
+// request, multipart.go in several, get.go reading and ranges, list.go listing and
+// deleting, errors.go what servers answer in words for people.
 package s3
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +35,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/encrypt"
 	"github.com/minio/minio-go/v7/pkg/s3utils"
 
+	"github.com/SP1R4/BackupHandler/v3/internal/httpstore"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
 )
 
@@ -210,17 +210,14 @@ func (l Location) check() error {
 
 // A Store is a bucket, or a directory of one. It is a [storage.Objects].
 type Store struct {
-	loc       Location
-	o         Options
-	endpoint  *url.URL
-	amazon    bool
-	region    string
-	core      *minio.Core
-	creds     *credentials.Credentials
-	transport *http.Transport
-
-	closing context.Context // ends with the store
-	close   context.CancelFunc
+	loc      Location
+	o        Options
+	endpoint *url.URL
+	amazon   bool
+	region   string
+	core     *minio.Core
+	creds    *credentials.Credentials
+	client   *httpstore.Client
 	// sweeping is the search for abandoned uploads, once per store.
 	sweep    sync.Once
 	sweeping sync.WaitGroup
@@ -260,16 +257,16 @@ func open(ctx context.Context, loc Location, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	roots, err := readRoots(o.CAFile)
+	client, err := httpstore.New(httpstore.Options{
+		CAFile: o.CAFile, Dial: o.Dial, Stall: o.Stall, OnRequest: o.OnRequest, Purpose: purpose, IdleConns: 2 * o.MaxConcurrency,
+	})
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{loc: loc, o: o, endpoint: endpoint, learning: make(chan struct{}, 1)}
+	s := &Store{loc: loc, o: o, endpoint: endpoint, client: client, learning: make(chan struct{}, 1)}
 	s.learning <- struct{}{}
 	s.amazon = s3utils.IsAmazonEndpoint(*endpoint)
 	s.creds = o.Credentials.provider(s.amazon)
-	s.transport = newTransport(o, roots)
-	s.closing, s.close = context.WithCancel(context.Background())
 	if err := s.connect(ctx); err != nil {
 		s.Close()
 		return nil, err
@@ -284,9 +281,6 @@ func (o *Options) complete() error {
 	}
 	if o.MaxConcurrency == 0 {
 		o.MaxConcurrency = DefaultMaxConcurrency
-	}
-	if o.Stall == 0 {
-		o.Stall = storage.DefaultStall
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -379,21 +373,6 @@ func parseEndpoint(endpoint string) (*url.URL, error) {
 	return u, nil
 }
 
-func readRoots(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, permanent(fmt.Errorf("read the trusted certificates: %w", err), "check the file's name and permissions")
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, permanent(fmt.Errorf("%s has no certificate in PEM form", file), "name the file with the certificate of the server's authority")
-	}
-	return roots, nil
-}
-
 // connect makes the client, in the right region, and tries it.
 func (s *Store) connect(ctx context.Context) error {
 	s.region = s.o.Region
@@ -423,7 +402,7 @@ func (s *Store) tryRegion(ctx context.Context) error {
 	o := &minio.Options{
 		Creds:      s.creds,
 		Secure:     s.endpoint.Scheme == "https",
-		Transport:  &observed{s.transport, s.o.OnRequest},
+		Transport:  s.client.Transport(),
 		Region:     s.region,
 		MaxRetries: 1, // none: retries are NewRemote's
 	}
@@ -438,7 +417,7 @@ func (s *Store) tryRegion(ctx context.Context) error {
 		return err
 	}
 	s.core = core
-	ctx, done := s.begin(ctx)
+	ctx, done := s.client.Begin(ctx)
 	defer done()
 	for object := range core.ListObjectsIter(ctx, s.loc.Bucket, minio.ListObjectsOptions{Prefix: s.loc.key(""), MaxKeys: 1, Recursive: true}) {
 		return object.Err
@@ -449,7 +428,7 @@ func (s *Store) tryRegion(ctx context.Context) error {
 // checkLock refuses a bucket that cannot lock objects: a server may ignore the lock
 // of a single object in silence.
 func (s *Store) checkLock(ctx context.Context) error {
-	ctx, done := s.begin(ctx)
+	ctx, done := s.client.Begin(ctx)
 	defer done()
 	enabled, _, _, _, err := s.core.GetObjectLockConfig(ctx, s.loc.Bucket)
 	resp, _ := errors.AsType[minio.ErrorResponse](err)
@@ -465,16 +444,6 @@ func (s *Store) checkLock(ctx context.Context) error {
 	return s.describe(ctx, actLock, err)
 }
 
-// begin derives the context of an operation, which ends with the store, too.
-func (s *Store) begin(ctx context.Context) (_ context.Context, done func()) {
-	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, exchangeKey{}, new(exchange)))
-	stop := context.AfterFunc(s.closing, func() { cancel(fs.ErrClosed) })
-	return ctx, func() {
-		stop()
-		cancel(context.Canceled)
-	}
-}
-
 // check refuses what needs no server to be refused.
 func (s *Store) check(ctx context.Context, name string) error {
 	if err := storage.CheckName(name); err != nil {
@@ -483,14 +452,7 @@ func (s *Store) check(ctx context.Context, name string) error {
 	if n := len(s.loc.key(name)); n > storage.MaxName {
 		return fmt.Errorf("object name of %d bytes with its prefix, more than %d: %w", n, storage.MaxName, fs.ErrInvalid)
 	}
-	return s.usable(ctx)
-}
-
-func (s *Store) usable(ctx context.Context) error {
-	if s.closing.Err() != nil {
-		return fs.ErrClosed
-	}
-	return ctx.Err()
+	return s.client.Usable(ctx)
 }
 
 // String implements storage.Objects.
@@ -503,10 +465,9 @@ func (s *Store) String() string {
 
 // Close implements storage.Objects. It ends what is under way.
 func (s *Store) Close() error {
-	s.close()
+	s.client.Close()
 	s.sweep.Do(func() {}) // none begins from now on
 	s.sweeping.Wait()
-	s.transport.CloseIdleConnections()
 	return nil
 }
 
@@ -547,4 +508,38 @@ func (s *Store) encryption() encrypt.ServerSide {
 		return sse
 	}
 	return nil
+}
+
+// purpose says what a request does.
+func purpose(req *http.Request) string {
+	q := req.URL.Query()
+	switch {
+	case q.Has("list-type"):
+		return "list objects"
+	case q.Has("object-lock"):
+		return "get lock"
+	case q.Has("uploads") && req.Method == http.MethodGet:
+		return "list uploads"
+	case q.Has("uploads"):
+		return "create upload"
+	case q.Has("partNumber"):
+		return "put part"
+	case q.Has("uploadId") && req.Method == http.MethodDelete:
+		return "abort upload"
+	case q.Has("uploadId") && req.Method == http.MethodGet:
+		return "list parts"
+	case q.Has("uploadId"):
+		return "complete upload"
+	}
+	switch req.Method {
+	case http.MethodGet:
+		return "get object"
+	case http.MethodHead:
+		return "head object"
+	case http.MethodPut:
+		return "put object"
+	case http.MethodDelete:
+		return "delete object"
+	}
+	return "other"
 }
