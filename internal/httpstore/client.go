@@ -9,7 +9,7 @@
 // Invariants: no error holds a URL, which may hold a secret; content is not read
 // any more once its Body is finished; a connection that stands still breaks.
 //
-// Files: client.go connections, body.go content to be stored, reader.go content
+// Files: client.go connections, spares.go those made ahead, body.go content to be stored, reader.go content
 // that is read, prefix.go names and keys, errors.go what went wrong. The package
 // httpstoretest holds proxies that disturb, for tests.
 package httpstore
@@ -24,6 +24,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"sync/atomic"
 	"time"
@@ -77,6 +78,8 @@ type Client struct {
 	http      *http.Client
 	tokens    *http.Client
 	transport *http.Transport
+	plain     *spares         // TCP, to the server or to a proxy
+	secure    *spares         // TLS, to the server
 	closing   context.Context // ends with the client
 	close     context.CancelFunc
 	clock     atomic.Pointer[clocks]
@@ -95,10 +98,13 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{transport: newTransport(o, roots)}
+	d := newDialer(o, roots)
+	c := &Client{plain: newSpares(d.plain), secure: newSpares(d.secure)}
+	c.transport = newTransport(o, d, c.plain.dial, c.secure.dial)
 	c.closing, c.close = context.WithCancel(context.Background())
 	c.http = &http.Client{Transport: &observed{c.transport, o, c}, CheckRedirect: noRedirect}
-	tokens := newTransport(o, nil)
+	d = newDialer(o, nil)
+	tokens := newTransport(o, d, d.plain, d.secure)
 	tokens.DisableKeepAlives = true
 	o.Purpose = func(*http.Request) string { return "get token" }
 	c.tokens = &http.Client{Transport: &remembering{&observed{tokens, o, c}, &c.tokenErr}, Timeout: tokenTimeout}
@@ -131,6 +137,12 @@ func (c *Client) TokenError() error {
 func (c *Client) Close() {
 	c.close()
 	c.transport.CloseIdleConnections()
+	c.closeSpares()
+}
+
+func (c *Client) closeSpares() {
+	c.plain.close()
+	c.secure.close()
 }
 
 // Begin derives the context of an operation, which ends with the client, too.
@@ -170,32 +182,67 @@ func readRoots(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// newTransport makes connections of HTTP/1.1 only: over HTTP/2 all packs would share
-// one TCP connection, its window, its losses and its one frame at a time.
-func newTransport(o Options, roots *x509.CertPool) *http.Transport {
-	dial := o.Dial
-	proxy := http.ProxyFromEnvironment
-	if dial == nil {
-		dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext
-	} else {
-		proxy = nil
+// dialer makes connections that do not hang.
+type dialer struct {
+	dial  dialFunc
+	proxy func(*http.Request) (*url.URL, error) // nil: none
+	stall time.Duration
+	tls   *tls.Config
+}
+
+func newDialer(o Options, roots *x509.CertPool) *dialer {
+	d := &dialer{dial: o.Dial, stall: o.Stall, tls: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}}
+	if d.dial == nil {
+		d.dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext
+		d.proxy = http.ProxyFromEnvironment
 	}
+	return d
+}
+
+func (d *dialer) plain(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c, err := d.dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &watchedConn{c, d.stall}, nil
+}
+
+func (d *dialer) secure(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	c, err := d.plain(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	config := d.tls.Clone()
+	config.ServerName = host
+	t := tls.Client(c, config)
+	ctx, cancel := context.WithTimeout(ctx, tlsTimeout)
+	defer cancel()
+	if err := t.HandshakeContext(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// newTransport makes requests by HTTP/1.1 only: over HTTP/2 all packs would share
+// one TCP connection, its window, its losses and its one frame at a time. Amazon speaks
+// nothing else.
+func newTransport(o Options, d *dialer, plain, secure dialFunc) *http.Transport {
 	http1 := new(http.Protocols)
 	http1.SetHTTP1(true)
 	return &http.Transport{
-		Proxy: proxy,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-			defer cancel()
-			c, err := dial(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &watchedConn{c, o.Stall}, nil
-		},
-		Protocols:             http1,
-		TLSClientConfig:       &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		Proxy:                 d.proxy,
+		DialContext:           plain,
+		DialTLSContext:        secure,
+		TLSClientConfig:       d.tls, // through a proxy
 		TLSHandshakeTimeout:   tlsTimeout,
+		Protocols:             http1,
 		ResponseHeaderTimeout: o.Stall,
 		ExpectContinueTimeout: continueTimeout,
 		IdleConnTimeout:       min(idleTimeout, o.Stall/2),
@@ -251,6 +298,9 @@ func (t *observed) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.RoundTripper.RoundTrip(req)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = errCut
+	}
+	if err != nil {
+		t.c.closeSpares() // what broke this connection may have broken them
 	}
 	if err == nil {
 		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {

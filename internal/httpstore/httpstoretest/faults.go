@@ -44,6 +44,14 @@ func TestCuts(t *testing.T, target string, open func(t *testing.T, d *Dialer) st
 					if err := put("packs/there"); err != nil {
 						t.Fatal(err)
 					}
+					// The connections that were made ahead are broken: who gets one of them fails, and
+					// nobody after.
+					d.To(target)
+					for range attempts {
+						if _, err := read(t, s, "packs/there"); err == nil {
+							break
+						}
+					}
 					disturbed := func(what string, f func() error) {
 						t.Helper()
 						d.To(Cut(t, target, after, down, hang))
