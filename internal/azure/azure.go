@@ -61,6 +61,9 @@ type Options struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Stall is how long a connection may stand still; 0: storage.DefaultStall.
 	Stall time.Duration
+	// First is the directory that is listed when the store is opened; its first List soon
+	// after takes no request. "": one object is asked for.
+	First string
 	// OnRequest, if set, is told of each request before it is sent: its HTTP
 	// method, and what it does, such as "put object" or "list objects". Called
 	// concurrently.
@@ -210,6 +213,9 @@ func (s *Store) connect(ctx context.Context) error {
 	var err error
 	if s.container, err = s.target.newClient(s.loc.Container, o, s.client); err != nil {
 		return err
+	}
+	if s.o.First != "" {
+		return s.describe(ctx, actList, s.client.ListFirst(ctx, s.o.First, s.list))
 	}
 	ctx, done := s.client.Begin(ctx)
 	defer done()

@@ -164,23 +164,21 @@ func (s *Store) List(ctx context.Context, dir string, fn func(storage.Info) erro
 		if err := s.check(ctx, dir); err != nil {
 			return err
 		}
-	} else if err := s.client.Usable(ctx); err != nil {
-		return err
 	}
-	opCtx, done := s.client.Begin(ctx)
-	defer done()
+	return s.client.List(ctx, dir, s.list, func(err error) error { return s.describe(ctx, actList, err) }, fn)
+}
+
+// list is an [httpstore.Lister].
+func (s *Store) list(ctx context.Context, dir string, fn func(storage.Info) error) error {
 	for pager := s.container.NewListBlobsFlatPager(s.listOptions(dir, pageSize)); pager.More(); {
-		page, err := nextPage(opCtx, pager)
+		page, err := nextPage(ctx, pager)
 		if err != nil {
-			return s.describe(opCtx, actList, err)
+			return err
 		}
 		if page.Segment == nil {
 			continue
 		}
 		for _, item := range page.Segment.BlobItems {
-			if err := s.client.Usable(ctx); err != nil {
-				return err
-			}
 			if item == nil || item.Name == nil || item.Properties == nil || item.Properties.ContentLength == nil {
 				return errNoListing
 			}
@@ -193,7 +191,7 @@ func (s *Store) List(ctx context.Context, dir string, fn func(storage.Info) erro
 			}
 		}
 	}
-	return s.client.Usable(ctx)
+	return nil
 }
 
 // Delete implements storage.Objects. It takes one request. In an account that keeps

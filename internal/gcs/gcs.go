@@ -62,6 +62,9 @@ type Options struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Stall is how long a connection may stand still; 0: storage.DefaultStall.
 	Stall time.Duration
+	// First is the directory that is listed when the store is opened; its first List soon
+	// after takes no request. "": one object is asked for.
+	First string
 	// OnRequest, if set, is told of each request before it is sent: its HTTP
 	// method, and what it does, such as "put object" or "list objects". Called
 	// concurrently.
@@ -128,7 +131,7 @@ type Store struct {
 
 var _ storage.Objects = (*Store)(nil)
 
-// Open opens the store at loc. It asks for the first object there: what is wrong
+// Open opens the store at loc. It lists what the options say: what is wrong
 // with the address, the credentials or the bucket comes out now. The credentials
 // need roles/storage.objectUser on the bucket, and no more.
 func Open(ctx context.Context, loc Location, o Options) (*Store, error) {
@@ -190,6 +193,9 @@ func (s *Store) connect(ctx context.Context) error {
 		if s.tokens, err = s.o.Credentials.tokens(ctx, s.client); err != nil {
 			return err
 		}
+	}
+	if s.o.First != "" {
+		return s.describe(ctx, actList, s.client.ListFirst(ctx, s.o.First, s.list))
 	}
 	ctx, done := s.client.Begin(ctx)
 	defer done()

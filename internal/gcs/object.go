@@ -279,20 +279,18 @@ func (s *Store) List(ctx context.Context, dir string, fn func(storage.Info) erro
 		if err := s.check(ctx, dir); err != nil {
 			return err
 		}
-	} else if err := s.client.Usable(ctx); err != nil {
-		return err
 	}
-	opCtx, done := s.client.Begin(ctx)
-	defer done()
+	return s.client.List(ctx, dir, s.list, func(err error) error { return s.describe(ctx, actList, err) }, fn)
+}
+
+// list is an [httpstore.Lister].
+func (s *Store) list(ctx context.Context, dir string, fn func(storage.Info) error) error {
 	for token := ""; ; {
-		p, err := s.listPage(opCtx, dir, token, pageSize)
+		p, err := s.listPage(ctx, dir, token, pageSize)
 		if err != nil {
-			return s.describe(opCtx, actList, err)
+			return err
 		}
 		for _, object := range p.Items {
-			if err := s.client.Usable(ctx); err != nil {
-				return err
-			}
 			name, ok := s.loc.Prefix.Name(object.Name)
 			if !ok {
 				continue
@@ -302,14 +300,16 @@ func (s *Store) List(ctx context.Context, dir string, fn func(storage.Info) erro
 			}
 		}
 		if p.Next == "" {
-			return s.client.Usable(ctx)
+			return nil
 		}
 		if p.Next == token {
-			return errors.New("the server's listing does not go on")
+			return errEndless
 		}
 		token = p.Next
 	}
 }
+
+var errEndless = errors.New("the server's listing does not go on")
 
 // Delete implements storage.Objects. It takes one request. In a bucket that keeps
 // versions, or what is deleted for a while (soft delete, a week by default), the

@@ -10,7 +10,7 @@
 // any more once its Body is finished; a connection that stands still breaks.
 //
 // Files: client.go connections, spares.go those made ahead, body.go content to be stored, reader.go content
-// that is read, prefix.go names and keys, errors.go what went wrong. The package
+// that is read, list.go listings, prefix.go names and keys, errors.go what went wrong. The package
 // httpstoretest holds proxies that disturb, for tests.
 package httpstore
 
@@ -82,6 +82,7 @@ type Client struct {
 	secure    *spares         // TLS, to the server
 	closing   context.Context // ends with the client
 	close     context.CancelFunc
+	first     firstList
 	clock     atomic.Pointer[clocks]
 	tokenErr  atomic.Pointer[error]
 }
@@ -288,6 +289,9 @@ type observed struct {
 func (t *observed) RoundTrip(req *http.Request) (*http.Response, error) {
 	if t.o.OnRequest != nil {
 		t.o.OnRequest(req.Method, t.o.Purpose(req))
+	}
+	if req.Method != http.MethodGet && req.Method != http.MethodHead {
+		t.c.first.drop() // it may be another now
 	}
 	if req.ContentLength >= continueBytes {
 		asking := *req

@@ -10,6 +10,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -247,5 +248,114 @@ func TestClose(t *testing.T) {
 	}
 	if cause := context.Cause(ctx); !errors.Is(cause, fs.ErrClosed) {
 		t.Errorf("cause: %v", cause)
+	}
+}
+
+// TestListFirst: who asks for what was listed first gets that, once, unless something was
+// written or time has passed.
+func TestListFirst(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	var asked []string
+	failing := errors.New("no")
+	var fail bool
+	list := func(_ context.Context, dir string, fn func(storage.Info) error) error {
+		asked = append(asked, dir)
+		if fail {
+			return failing
+		}
+		for _, name := range []string{"a", "b", "c"} {
+			if err := fn(storage.Info{Name: dir + "/" + name}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	open := func() *Client {
+		c, err := New(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Close)
+		asked, fail = nil, false
+		if err := c.ListFirst(t.Context(), "keys", list); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	described := errors.New("described")
+	names := func(c *Client, dir string) (names []string, err error) {
+		err = c.List(t.Context(), dir, list, func(error) error { return described }, func(info storage.Info) error {
+			names = append(names, info.Name)
+			return nil
+		})
+		return names, err
+	}
+	all := []string{"keys/a", "keys/b", "keys/c"}
+	requests := func(what string, c *Client, want ...string) {
+		t.Helper()
+		got, err := names(c, "keys")
+		if err != nil || !slices.Equal(got, all) || !slices.Equal(asked, want) {
+			t.Errorf("%s: %v, %v, after requests for %v", what, got, err, asked)
+		}
+	}
+
+	c := open()
+	if got, err := names(c, "packs"); err != nil || len(got) != 3 || got[0] != "packs/a" {
+		t.Errorf("another directory: %v, %v", got, err)
+	}
+	requests("first", c, "keys", "packs")
+	requests("second", c, "keys", "packs", "keys")
+
+	c = open()
+	c.first.until = time.Now()
+	requests("late", c, "keys", "keys")
+
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete} {
+		c = open()
+		req, err := http.NewRequestWithContext(t.Context(), method, server.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if method == http.MethodGet || method == http.MethodHead {
+			requests("after "+method, c, "keys")
+		} else {
+			requests("after "+method, c, "keys", "keys")
+		}
+	}
+
+	c = open()
+	fail = true
+	if _, err := names(c, "packs"); !errors.Is(err, described) {
+		t.Errorf("failure: %v", err)
+	}
+	for range 2 { // what was kept, and what was not
+		fail = false
+		n := 0
+		stop := errors.New("stop")
+		err := c.List(t.Context(), "keys", list, func(error) error { return described }, func(storage.Info) error {
+			n++
+			return stop
+		})
+		if !errors.Is(err, stop) || n != 1 {
+			t.Errorf("stopped: %v after %d", err, n)
+		}
+	}
+	c.Close()
+	if _, err := names(c, "keys"); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("closed: %v", err)
+	}
+
+	asked, fail = nil, true
+	if c, err := New(Options{}); err != nil || !errors.Is(c.ListFirst(t.Context(), "keys", list), failing) {
+		t.Errorf("the failure of the first is not told")
+	} else if fail = false; true {
+		requests("after a failure", c, "keys", "keys")
+		c.Close()
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/config"
 	"github.com/SP1R4/BackupHandler/v3/internal/gcs"
 	"github.com/SP1R4/BackupHandler/v3/internal/location"
+	"github.com/SP1R4/BackupHandler/v3/internal/repo"
 	"github.com/SP1R4/BackupHandler/v3/internal/s3"
 	"github.com/SP1R4/BackupHandler/v3/internal/sftp"
 	"github.com/SP1R4/BackupHandler/v3/internal/storage"
@@ -130,7 +131,7 @@ func s3Options(cfg *config.Config, o AccessOptions, stall time.Duration) (s3.Opt
 	}
 	so := s3.Options{
 		Endpoint: c.Endpoint, Region: c.Region, CAFile: c.CAFile, KMSKey: c.KMSKeyID,
-		MaxConcurrency: c.MaxConcurrency, Dial: o.Dial, Stall: stall, OnRequest: o.OnRequest,
+		MaxConcurrency: c.MaxConcurrency, Dial: o.Dial, Stall: stall, First: repo.FirstListed, OnRequest: o.OnRequest,
 	}
 	if c.PathStyle != "auto" {
 		so.PathStyle = s3.PathStyle(c.PathStyle)
@@ -170,7 +171,7 @@ func gcsOptions(cfg *config.Config, o AccessOptions, stall time.Duration) (gcs.O
 	c, err := cfg.GCS()
 	so := gcs.Options{
 		Endpoint: c.Endpoint, Credentials: gcs.Credentials{File: c.CredentialsFile},
-		Dial: o.Dial, Stall: stall, OnRequest: o.OnRequest, Getenv: getenv(o.Env),
+		Dial: o.Dial, Stall: stall, First: repo.FirstListed, OnRequest: o.OnRequest, Getenv: getenv(o.Env),
 	}
 	if c.StorageClass != "" {
 		so.StorageClasses = packsOnly(c.StorageClass)
@@ -185,7 +186,7 @@ func azureOptions(cfg *config.Config, o AccessOptions, stall time.Duration) (azu
 	}
 	so := azure.Options{
 		Account: c.Account, Endpoint: c.Endpoint,
-		Dial: o.Dial, Stall: stall, OnRequest: o.OnRequest, Getenv: getenv(o.Env),
+		Dial: o.Dial, Stall: stall, First: repo.FirstListed, OnRequest: o.OnRequest, Getenv: getenv(o.Env),
 	}
 	if c.StorageClass != "" {
 		so.StorageClasses = packsOnly(c.StorageClass)

@@ -284,6 +284,10 @@ func checkVacant(ctx context.Context, b storage.Backend) error {
 	return err
 }
 
+// FirstListed is the directory that Open lists first: a store that has to be asked for
+// something may as well be asked for this.
+const FirstListed = "keys"
+
 func slotName(id ID) string { return "keys/" + id.String() }
 
 // put stores an object whole.

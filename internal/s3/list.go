@@ -18,23 +18,23 @@ import (
 // List implements storage.Objects. It takes one request for each thousand objects.
 // Keys that no object of ours can have are left out.
 func (s *Store) List(ctx context.Context, dir string, fn func(storage.Info) error) error {
-	prefix := s.loc.key("")
 	if dir != "" {
 		if err := s.check(ctx, dir); err != nil {
 			return err
 		}
-		prefix = s.loc.key(dir) + "/"
-	} else if err := s.client.Usable(ctx); err != nil {
-		return err
 	}
-	opCtx, done := s.client.Begin(ctx)
-	defer done()
-	for object := range s.core.ListObjectsIter(opCtx, s.loc.Bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+	return s.client.List(ctx, dir, s.list, func(err error) error { return s.describe(ctx, actList, err) }, fn)
+}
+
+// list is an [httpstore.Lister].
+func (s *Store) list(ctx context.Context, dir string, fn func(storage.Info) error) error {
+	prefix := s.loc.key("")
+	if dir != "" {
+		prefix = s.loc.key(dir) + "/"
+	}
+	for object := range s.core.ListObjectsIter(ctx, s.loc.Bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
 		if object.Err != nil {
-			return s.describe(ctx, actList, object.Err)
-		}
-		if err := s.client.Usable(ctx); err != nil {
-			return err
+			return object.Err
 		}
 		name, ok := strings.CutPrefix(object.Key, s.loc.key(""))
 		if !ok || storage.CheckName(name) != nil {
@@ -44,7 +44,7 @@ func (s *Store) List(ctx context.Context, dir string, fn func(storage.Info) erro
 			return err
 		}
 	}
-	return s.client.Usable(ctx)
+	return nil
 }
 
 // Delete implements storage.Objects. It takes two requests, because S3 answers the

@@ -134,6 +134,9 @@ type Options struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Stall is how long a connection may stand still; 0: storage.DefaultStall.
 	Stall time.Duration
+	// First is the directory that is listed when the store is opened; its first List soon
+	// after takes no request. "": one object is asked for.
+	First string
 	// OnRequest, if set, is told of each request before it is sent: its HTTP
 	// method, and what it does, such as "put object" or "list objects". Called
 	// concurrently.
@@ -228,7 +231,7 @@ type Store struct {
 
 var _ storage.Objects = (*Store)(nil)
 
-// Open opens the store at loc. It asks for the first object there, and for the
+// Open opens the store at loc. It lists what the options say, and asks for the
 // bucket's object lock if the options want one: what is wrong with the address, the
 // credentials or the bucket comes out now.
 func Open(ctx context.Context, loc Location, o Options) (*Store, error) {
@@ -396,7 +399,7 @@ func (s *Store) connect(ctx context.Context) error {
 	return nil
 }
 
-// tryRegion makes a client for the region, and lists one object: unlike a HEAD of
+// tryRegion makes a client for the region, and lists something: unlike a HEAD of
 // the bucket, that brings an error that can be read, for the same permission.
 func (s *Store) tryRegion(ctx context.Context) error {
 	o := &minio.Options{
@@ -417,6 +420,9 @@ func (s *Store) tryRegion(ctx context.Context) error {
 		return err
 	}
 	s.core = core
+	if s.o.First != "" {
+		return s.client.ListFirst(ctx, s.o.First, s.list)
+	}
 	ctx, done := s.client.Begin(ctx)
 	defer done()
 	for object := range core.ListObjectsIter(ctx, s.loc.Bucket, minio.ListObjectsOptions{Prefix: s.loc.key(""), MaxKeys: 1, Recursive: true}) {
