@@ -326,13 +326,13 @@ func TestRequests(t *testing.T) {
 		warm, cold int // cold 0: not counted
 		args       []string
 	}{
-		{"cat of a small file", 9, 0, []string{"cat", "latest:" + src + "/d0/f000"}},
-		{"restore", 16, 0, []string{"restore", "latest:" + src, "--to", w.path("to")}},
-		{"verify", 18, 0, []string{"verify"}},
-		{"snapshots", 5, 7, []string{"snapshots"}},
-		{"ls", 8, 17, []string{"ls", "latest:" + src}},
-		{"diff", 8, 17, []string{"diff", "latest", "latest"}},
-		{"backup", 15, 26, []string{"backup", "--encrypt", "--source-dir", src}},
+		{"cat of a small file", 8, 0, []string{"cat", "latest:" + src + "/d0/f000"}},
+		{"restore", 15, 0, []string{"restore", "latest:" + src, "--to", w.path("to")}},
+		{"verify", 17, 0, []string{"verify"}},
+		{"snapshots", 4, 6, []string{"snapshots"}},
+		{"ls", 7, 16, []string{"ls", "latest:" + src}},
+		{"diff", 7, 16, []string{"diff", "latest", "latest"}},
+		{"backup", 14, 25, []string{"backup", "--encrypt", "--source-dir", src}},
 	} {
 		args := append(c.args, "--backup-dirs", repo)
 		if c.cold > 0 {

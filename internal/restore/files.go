@@ -45,20 +45,39 @@ func (j *job) place() place { return place{j.dir, j.node.Name} }
 // parallel calls fn for 0 to n-1, in about that order, from the workers, until
 // the run is stopped.
 func (s *session) parallel(n int, fn func(i int, buf *[]byte)) {
+	var all sync.WaitGroup
+	s.handOut(n, &all, fn)
+	all.Wait()
+}
+
+// handOut is parallel, but returns when the last has been begun. The workers are those of the
+// session: each has a buffer, and what is handed out waits for them.
+func (s *session) handOut(n int, calls *sync.WaitGroup, fn func(i int, buf *[]byte)) {
+	if n == 0 {
+		return
+	}
 	var next atomic.Int64
-	var wg sync.WaitGroup
-	for w := range min(s.o.Workers, n) {
-		wg.Go(func() {
+	last := make(chan struct{})
+	for range min(s.o.Workers, n) {
+		calls.Go(func() {
+			buf := <-s.workers
+			defer func() { s.workers <- buf }()
 			for !s.stopped() {
 				i := int(next.Add(1)) - 1
+				if i == n-1 {
+					close(last)
+				}
 				if i >= n {
 					return
 				}
-				fn(i, &s.bufs[w])
+				fn(i, &buf)
 			}
 		})
 	}
-	wg.Wait()
+	select {
+	case <-last:
+	case <-s.ctx.Done():
+	}
 }
 
 // eachChunk calls fn for the chunks of a file's content in order, with their number
@@ -343,11 +362,12 @@ func (p *plan) add(loc *repo.Location, pc piece) {
 	p.pieces++
 }
 
-// fill restores the content of jobs that have not ended.
-func (s *session) fill(jobs []*job) {
+// fill restores the content of jobs that have not ended. It returns when the last blocks are
+// being read, in w.tail.
+func (s *session) fill(w *window) {
 	var p plan
 	p.reset()
-	for _, j := range jobs {
+	for _, j := range w.jobs {
 		if s.stopped() {
 			return
 		}
@@ -370,7 +390,7 @@ func (s *session) fill(jobs []*job) {
 			j.left.Add(1)
 			p.add(&loc, piece{j, off, loc.Offset, c.Size, c.Hash})
 			if p.pieces >= s.o.bounds.chunks {
-				s.execute(&p)
+				s.execute(&p, &w.tail)
 				p.reset()
 			}
 			if j.ended.Load() || s.stopped() {
@@ -389,19 +409,20 @@ func (s *session) fill(jobs []*job) {
 			p.ready = append(p.ready, j)
 		}
 	}
-	s.execute(&p)
+	s.execute(&p, &w.tail)
 }
 
 var errEnded = errors.New("ended")
 
-// execute reads the planned blocks and writes their files.
-func (s *session) execute(p *plan) {
+// execute reads the planned blocks and writes their files. It returns when the last are
+// being read, in tail.
+func (s *session) execute(p *plan, tail *sync.WaitGroup) {
 	s.parallel(len(p.ready), func(i int, _ *[]byte) { s.finish(p.ready[i]) })
 	slices.SortFunc(p.blocks, func(a, b blockPlan) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.block.Offset, b.block.Offset))
 	})
 	runs := p.runs(s.runsPerWorker*s.o.Workers, s.runBytes)
-	s.parallel(len(runs), func(i int, buf *[]byte) {
+	s.handOut(len(runs), tail, func(i int, buf *[]byte) {
 		s.executeRun(runs[i], buf)
 		clear(runs[i])
 	})

@@ -17,11 +17,13 @@
 // windowFiles files; within a window each block is read once, in the order of
 // packs and offsets, and written to its files by several workers. While they do
 // so, the tree is walked on and the next window gathered: the first windows are
-// small, so that writing begins at once. Blocks of which something is left over are
-// kept for the next window, the last keptBytes of them. Memory is that of two
-// windows (some tens of MiB), the kept blocks, a block per worker, the names of the
-// existing directories on the current path, the directories that still wait for
-// a file, and some 200 bytes for each group of hard links that is not complete.
+// small, so that writing begins at once. A window begins while the last blocks of
+// the one before are being read. Blocks of which something is left over are kept for
+// the next window, the last keptBytes of them; one that both need at that moment is
+// read twice. Memory is that of two windows (some tens of MiB), the kept blocks, a
+// block per worker, the names of the existing directories on the current path, the
+// directories that still wait for a file, and some 200 bytes for each group of hard
+// links that is not complete.
 //
 // restore.go: the interface, options, results. dirs.go: directories and their
 // handles. walk.go: reading records and deciding. window.go: what is restored
@@ -83,7 +85,7 @@ const TempPrefix = ".bh-restore-"
 
 // Bounds.
 const (
-	windowFiles  = 10_000   // files restored together; two windows are in memory
+	windowFiles  = 10_000   // files restored together; two windows and the end of another are in memory
 	windowStart  = 512      // files that are enough for a window if nothing is being written
 	windowChunks = 32 << 10 // chunks planned together, about 130 bytes each; one plan is in memory
 	windowWeight = 32 << 10 // chunks, extents, KiBs of attributes and waiting links in the nodes of a window
@@ -303,6 +305,7 @@ func Run(ctx context.Context, r Repository, snap *tree.Snapshot, node *tree.Node
 		root:   privileged(),
 		fresh:  info{mode: ^uint32(0), uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())},
 		groups: map[tree.LinkKey]*group{},
+		window: new(window),
 	}
 	if s.o.Progress == nil {
 		s.o.Progress = new(Progress)
@@ -315,7 +318,10 @@ func Run(ctx context.Context, r Repository, snap *tree.Snapshot, node *tree.Node
 	if d, ok := r.(Distant); ok && o.Workers == 0 && d.Reads() > s.o.Workers {
 		s.o.Workers, s.runsPerWorker, s.runBytes = workers(d.Reads()), distantRuns, distantBytes
 	}
-	s.bufs = make([][]byte, s.o.Workers)
+	s.workers = make(chan []byte, s.o.Workers)
+	for range s.o.Workers {
+		s.workers <- nil
+	}
 	s.totalsKnown = path == "/" && o.Select == nil
 	if s.totalsKnown {
 		s.o.Progress.FilesTotal.Store(snap.Counts.Files)
@@ -348,15 +354,16 @@ type session struct {
 	dirs        dirCache
 	open        openFiles
 	kept        keptBlocks
-	bufs        [][]byte // one for each worker
+	workers     chan []byte // those that have nothing to do: their buffers
 
 	runsPerWorker int
 	runBytes      int64
 	slowDisk      atomic.Bool
 
 	// Of the walking goroutine.
-	window  window  // being gathered
+	window  *window // being gathered
 	running *window // being restored; nil: none
+	ending  *window // the one before, of which the last blocks are being read; nil: none
 	groups  map[tree.LinkKey]*group
 
 	written    atomic.Int64 // bytes

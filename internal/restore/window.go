@@ -1,10 +1,18 @@
 package restore
 
+import (
+	"slices"
+	"sync"
+)
+
 // window gathers files that are restored together.
 type window struct {
 	jobs   []*job
 	weight int
-	done   chan struct{} // closed when all jobs have ended
+
+	handed chan struct{}  // closed when all blocks are being read, or were
+	tail   sync.WaitGroup // of those that are being read
+	done   chan struct{}  // closed when all jobs have ended
 }
 
 func (s *session) newJob(j *job) *job {
@@ -14,7 +22,7 @@ func (s *session) newJob(j *job) *job {
 
 // add plans a file.
 func (s *session) add(j *job) {
-	w := &s.window
+	w := s.window
 	w.jobs = append(w.jobs, s.newJob(j))
 	w.weight += len(j.node.Content) + len(j.node.Extents)
 	for _, x := range j.node.Xattrs {
@@ -23,59 +31,70 @@ func (s *session) add(j *job) {
 }
 
 // advance begins to restore the window when it is full, which may have to wait for
-// the one before, or as soon as nothing else is being restored.
+// those before, or as soon as workers have nothing to do.
 func (s *session) advance() {
-	w := &s.window
+	w := s.window
 	if len(w.jobs) >= s.o.bounds.files || w.weight >= s.o.bounds.weight || len(w.jobs) >= s.o.bounds.start && s.idle() {
 		s.turn()
 	}
 }
 
-// idle says whether no window is being restored.
+// idle says whether a window that begins now would find workers, and none before the
+// last is unfinished.
 func (s *session) idle() bool {
-	if s.running == nil {
-		return true
-	}
+	return (s.running == nil || closed(s.running.handed)) && (s.ending == nil || closed(s.ending.done))
+}
+
+func closed(c <-chan struct{}) bool {
 	select {
-	case <-s.running.done:
+	case <-c:
 		return true
 	default:
 		return false
 	}
 }
 
-// turn waits for the window that is being restored, begins with the one that was
-// gathered, and does what waited for the former.
+// turn begins with the window that was gathered as soon as the one that is being restored
+// leaves workers without work: while the last blocks of one are read, those of the next are
+// asked for. Before that, it waits for the end of the one that was left to its last blocks, and
+// afterwards does what waited for that.
 func (s *session) turn() {
-	var ended []*job
 	if s.running != nil {
-		<-s.running.done
-		ended, s.running = s.running.jobs, nil
+		<-s.running.handed
 	}
+	ended := s.ending
+	if ended != nil {
+		<-ended.done
+	}
+	s.ending, s.running = s.running, nil
 	if w := s.window; len(w.jobs) > 0 {
-		w.done = make(chan struct{})
-		s.running = &w
-		go func() {
-			defer close(w.done)
-			s.restore(w.jobs)
-		}()
+		w.handed, w.done = make(chan struct{}), make(chan struct{})
+		s.running = w
+		go s.restore(w)
 	}
-	s.window = window{}
-	s.linkWaiting(ended)
+	s.window = new(window)
+	if ended != nil {
+		s.linkWaiting(ended.jobs)
+	}
 }
 
 // flush restores all that is left.
 func (s *session) flush() {
-	for s.running != nil || len(s.window.jobs) > 0 {
+	for s.ending != nil || s.running != nil || len(s.window.jobs) > 0 {
 		s.turn()
 	}
 }
 
 // restore ends all jobs.
-func (s *session) restore(jobs []*job) {
-	s.compare(jobs)
-	s.fill(jobs)
-	for _, j := range jobs {
+func (s *session) restore(w *window) {
+	defer close(w.done)
+	s.compare(w.jobs)
+	s.fill(w)
+	// Two windows are in memory while a third begins: what is left of the first is little.
+	w.jobs = slices.DeleteFunc(w.jobs, func(j *job) bool { return j.group == nil && j.ended.Load() })
+	close(w.handed)
+	w.tail.Wait()
+	for _, j := range w.jobs {
 		if !j.ended.Load() { // only if the run was stopped
 			s.end(j, nil)
 		}

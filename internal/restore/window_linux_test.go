@@ -98,21 +98,44 @@ func TestOverlapBound(t *testing.T) {
 	var once sync.Once
 	r := hooked{m, nil, func() {
 		once.Do(func() {
-			// One file is a window of its own, and then a full one waits for it.
-			for end := time.Now().Add(30 * time.Second); p.FilesTotal.Load() < 1+files; {
+			// One file is a window of its own. As its block is being read already, the next
+			// begins, with one file or some; then a full one waits for the first.
+			for end := time.Now().Add(30 * time.Second); p.FilesTotal.Load() < 2+files; {
 				if time.Now().After(end) {
 					panic("the walk does not go on")
 				}
 				time.Sleep(time.Millisecond)
 			}
 			time.Sleep(50 * time.Millisecond)
-			if n := p.FilesTotal.Load(); n != 1+files {
+			if n := p.FilesTotal.Load(); n > 1+2*files {
 				t.Errorf("%d files are in memory", n)
 			}
 		})
 	}}
 	target := t.TempDir()
 	clean(t, run(t, r, root, "/src", target, Options{Progress: &p, bounds: bounds{start: 1, files: files}}))
+	if !reflect.DeepEqual(want, contents(t, target)) {
+		t.Error("content differs")
+	}
+}
+
+// TestLastBlock lets a block arrive only after one of the window after was asked for: the
+// last of a window leave no worker idle.
+func TestLastBlock(t *testing.T) {
+	m := newMemory()
+	const files = 4
+	root, want := dirsOf(t, m, 4, files)
+	reads, next := atomic.Int64{}, make(chan struct{})
+	r := hooked{m, nil, func() {
+		switch reads.Add(1) {
+		case 1:
+			waitFor(t, "a block of the next window", next)
+		case files + 1:
+			close(next)
+		}
+	}}
+	target := t.TempDir()
+	clean(t, run(t, r, root, "/src", target, Options{Workers: 2, bounds: bounds{start: files, files: files}}))
 	if !reflect.DeepEqual(want, contents(t, target)) {
 		t.Error("content differs")
 	}
@@ -345,7 +368,8 @@ func TestOverlapLinks(t *testing.T) {
 	}
 }
 
-// TestKept reads blocks that windows share once, as long as they may be kept.
+// TestKept reads blocks that windows share once, as long as they may be kept. With more than
+// one worker, a block may be read for two windows at a time.
 func TestKept(t *testing.T) {
 	m := newMemory()
 	m.chunkSize, m.blockSize = 1000, 10_000
@@ -360,7 +384,7 @@ func TestKept(t *testing.T) {
 	for kept, most := range map[int]int64{20_000: 10, 1: 95} {
 		m.readAll.Store(0)
 		target := t.TempDir()
-		clean(t, run(t, m, root, "/src", target, Options{bounds: bounds{start: 3, files: 3, kept: kept}}))
+		clean(t, run(t, m, root, "/src", target, Options{Workers: 1, bounds: bounds{start: 3, files: 3, kept: kept}}))
 		if !reflect.DeepEqual(want, contents(t, target)) {
 			t.Error("content differs")
 		}
