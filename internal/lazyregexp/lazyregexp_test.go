@@ -7,7 +7,7 @@ func TestNew(t *testing.T) {
 	if !re().MatchString("aaa") || re().MatchString("b") {
 		t.Fatal("matches wrongly")
 	}
-	if re() != re() {
+	if first, second := re(), re(); first != second {
 		t.Fatal("compiled twice")
 	}
 	defer func() {
