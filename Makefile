@@ -51,7 +51,7 @@ vet: go
 # Where goroutines share state. The race detector needs cgo.
 race: go
 	@sh scripts/packages gcc=gcc
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m ./internal/seal ./internal/storage/... ./internal/parity ./internal/keyring ./internal/repo ./internal/tree ./internal/backup ./internal/files ./internal/restore ./internal/verify ./internal/journal ./internal/notify ./internal/dbdump/...
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m ./internal/seal ./internal/storage/... ./internal/parity ./internal/keyring ./internal/repo ./internal/tree ./internal/backup ./internal/files ./internal/restore ./internal/httpstore ./internal/verify ./internal/journal ./internal/notify ./internal/dbdump/...
 
 # Each decoder for a few seconds; longer by hand with FUZZTIME=10m.
 FUZZTIME = 3s
