@@ -174,11 +174,11 @@ func readRoots(file string) (*x509.CertPool, error) {
 	pem, err := os.ReadFile(file)
 	if err != nil {
 		// Not wrapped: it is not the store that does not exist.
-		return nil, Permanent(fmt.Errorf("read the trusted certificates: %v", err), "")
+		return nil, Permanent(fmt.Errorf("read the trusted certificates: %v", err), "check the file's name and permissions")
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return nil, Permanent(fmt.Errorf("%s has no certificate in PEM form", file), "")
+		return nil, Permanent(fmt.Errorf("%s has no certificate in PEM form", file), "name the file with the certificate of the server's authority")
 	}
 	return roots, nil
 }
