@@ -207,6 +207,7 @@ func TestWriteOnlyBinlogs(t *testing.T) {
 	purge()
 	s.Shell("shop", "DROP TABLE u")
 	w.want(ok, "db", "binlog", "--config", host)
+	time.Sleep(time.Second) // a time is a whole second: one after what is missing
 	w.want(failed, "db", "restore", "--into", "gap", "--to-time", time.Now().Format(time.RFC3339), "--config", admin).complaint(t, true, "is missing")
 	check("before_the_gap")
 }
