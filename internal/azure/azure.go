@@ -214,13 +214,7 @@ func (s *Store) connect(ctx context.Context) error {
 	if s.container, err = s.target.newClient(s.loc.Container, o, s.client); err != nil {
 		return err
 	}
-	if s.o.First != "" {
-		return s.describe(ctx, actList, s.client.ListFirst(ctx, s.o.First, s.list))
-	}
-	ctx, done := s.client.Begin(ctx)
-	defer done()
-	_, err = nextPage(ctx, s.container.NewListBlobsFlatPager(s.listOptions("", 1)))
-	return s.describe(ctx, actList, err)
+	return s.describe(ctx, actList, s.client.ListFirst(ctx, s.o.First, s.list))
 }
 
 // checkTiers finds mistakes before the first object of a kind is stored.

@@ -139,7 +139,8 @@ func (s *Store) open(ctx context.Context, b *blob.Client, off, length int64) (io
 // pageSize is the most that the server sends.
 const pageSize = 5000
 
-func (s *Store) listOptions(dir string, most int32) *container.ListBlobsFlatOptions {
+func (s *Store) listOptions(dir string) *container.ListBlobsFlatOptions {
+	most := int32(pageSize)
 	prefix := s.loc.Prefix.Dir(dir)
 	return &container.ListBlobsFlatOptions{Prefix: &prefix, MaxResults: &most, ResponseFormat: container.StorageResponseFormatXML}
 }
@@ -170,7 +171,7 @@ func (s *Store) List(ctx context.Context, dir string, fn func(storage.Info) erro
 
 // list is an [httpstore.Lister].
 func (s *Store) list(ctx context.Context, dir string, fn func(storage.Info) error) error {
-	for pager := s.container.NewListBlobsFlatPager(s.listOptions(dir, pageSize)); pager.More(); {
+	for pager := s.container.NewListBlobsFlatPager(s.listOptions(dir)); pager.More(); {
 		page, err := nextPage(ctx, pager)
 		if err != nil {
 			return err

@@ -194,13 +194,7 @@ func (s *Store) connect(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.o.First != "" {
-		return s.describe(ctx, actList, s.client.ListFirst(ctx, s.o.First, s.list))
-	}
-	ctx, done := s.client.Begin(ctx)
-	defer done()
-	_, err := s.listPage(ctx, "", "", 1)
-	return s.describe(ctx, actList, err)
+	return s.describe(ctx, actList, s.client.ListFirst(ctx, s.o.First, s.list))
 }
 
 // checkClasses finds mistakes before the first object of a kind is stored.

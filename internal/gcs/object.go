@@ -248,10 +248,10 @@ type page struct {
 	Next  string     `json:"nextPageToken"`
 }
 
-func (s *Store) listPage(ctx context.Context, dir, token string, most int) (*page, error) {
+func (s *Store) listPage(ctx context.Context, dir, token string) (*page, error) {
 	query := url.Values{
 		"prefix":     {s.loc.Prefix.Dir(dir)},
-		"maxResults": {strconv.Itoa(most)},
+		"maxResults": {strconv.Itoa(pageSize)},
 		"fields":     {"items(name,size),nextPageToken"},
 	}
 	if token != "" {
@@ -286,7 +286,7 @@ func (s *Store) List(ctx context.Context, dir string, fn func(storage.Info) erro
 // list is an [httpstore.Lister].
 func (s *Store) list(ctx context.Context, dir string, fn func(storage.Info) error) error {
 	for token := ""; ; {
-		p, err := s.listPage(ctx, dir, token, pageSize)
+		p, err := s.listPage(ctx, dir, token)
 		if err != nil {
 			return err
 		}

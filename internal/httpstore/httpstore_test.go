@@ -307,6 +307,20 @@ func TestListFirst(t *testing.T) {
 	requests("first", c, "keys", "packs")
 	requests("second", c, "keys", "packs", "keys")
 
+	n := 0
+	err := c.ListFirst(t.Context(), "", func(_ context.Context, _ string, fn func(storage.Info) error) error {
+		for range 3 {
+			n++
+			if err := fn(storage.Info{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil || n != 1 {
+		t.Errorf("any object: %d were looked at, %v", n, err)
+	}
+
 	c = open()
 	c.first.until = time.Now()
 	requests("late", c, "keys", "keys")

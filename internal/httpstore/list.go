@@ -2,6 +2,7 @@ package httpstore
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -46,21 +47,31 @@ func (c *Client) List(ctx context.Context, dir string, list Lister, describe fun
 
 // ListFirst lists a directory to see whether a store is there. Who asks for it next, and
 // soon, gets the same, unless this client has made a request that may change something: a
-// request, and a round trip, less.
+// request, and a round trip, less. "" is no directory: one object of the store is looked
+// for, and nothing kept.
 func (c *Client) ListFirst(ctx context.Context, dir string, list Lister) error {
 	ctx, done := c.Begin(ctx)
 	defer done()
 	var objects []storage.Info
 	asked := time.Now()
 	err := list(ctx, dir, func(info storage.Info) error {
+		if dir == "" {
+			return errOne
+		}
 		objects = append(objects, info)
 		return nil
 	})
-	if err == nil {
+	if err == errOne {
+		return nil
+	}
+	if err == nil && dir != "" {
 		c.first.put(dir, objects, asked.Add(firstFor))
 	}
 	return err
 }
+
+// errOne ends a listing of which one object is enough.
+var errOne = errors.New("one is enough")
 
 // firstFor is how long a first listing may be told: a moment ago, for somebody who
 // has just opened the store.

@@ -87,7 +87,7 @@ const TempPrefix = ".bh-restore-"
 const (
 	windowFiles  = 10_000   // files restored together; two windows and the end of another are in memory
 	windowStart  = 512      // files that are enough for a window if nothing is being written
-	windowChunks = 32 << 10 // chunks planned together, about 130 bytes each; one plan is in memory
+	windowChunks = 32 << 10 // chunks planned together, about 130 bytes each; one plan and the end of another are in memory
 	windowWeight = 32 << 10 // chunks, extents, KiBs of attributes and waiting links in the nodes of a window
 	keptBytes    = 8 << 20  // plaintext of blocks kept from window to window
 	runBytes     = 4 << 20  // stored length of the blocks that are read with one request

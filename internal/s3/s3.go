@@ -420,15 +420,7 @@ func (s *Store) tryRegion(ctx context.Context) error {
 		return err
 	}
 	s.core = core
-	if s.o.First != "" {
-		return s.client.ListFirst(ctx, s.o.First, s.list)
-	}
-	ctx, done := s.client.Begin(ctx)
-	defer done()
-	for object := range core.ListObjectsIter(ctx, s.loc.Bucket, minio.ListObjectsOptions{Prefix: s.loc.key(""), MaxKeys: 1, Recursive: true}) {
-		return object.Err
-	}
-	return nil
+	return s.client.ListFirst(ctx, s.o.First, s.list)
 }
 
 // checkLock refuses a bucket that cannot lock objects: a server may ignore the lock
