@@ -251,18 +251,21 @@ func (c *check) open(ctx context.Context) {
 	var plain []byte
 	for b := range c.blocks {
 		out, err := c.r.openBlock(ctx, &b.Block, *b.sealed, plain)
-		sealedBuffers.Put(b.sealed)
 		if err != nil {
+			sealedBuffers.Put(b.sealed)
 			c.faultyBlock(ctx, err, &b.Block, b.chunks)
 			continue
 		}
-		plain = out[:0]
+		if b.Compressed {
+			plain = out[:0]
+		}
 		for _, chunk := range b.chunks {
 			if c.r.ChunkID(sha256.Sum256(out[:chunk.size])) != chunk.id {
 				c.fault(c.r.blockError(&b.Block, fmt.Errorf("%w: chunk %s has other content", ErrCorrupt, chunk.id.Short())), place{b.Pack, b.Offset}, []chunkRef{chunk})
 			}
 			out = out[chunk.size:]
 		}
+		sealedBuffers.Put(b.sealed)
 		c.mu.Lock()
 		c.rep.Chunks += int64(len(b.chunks))
 		c.mu.Unlock()

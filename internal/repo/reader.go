@@ -59,6 +59,15 @@ func sealedBuffer(n uint32) *[]byte {
 	return buf
 }
 
+// roomIn returns n bytes, in buf if it is large enough. What is made instead is a quarter longer
+// than buf at least: a buffer that is used for one block after the other soon fits all of them.
+func roomIn(buf []byte, n uint32) []byte {
+	if cap(buf) < int(n) {
+		buf = make([]byte, n, max(int(n), cap(buf)+cap(buf)/4))
+	}
+	return buf[:n]
+}
+
 // ReadBlock returns a block's plaintext, in buf if it is large enough. A block
 // that is not what the index says is ErrCorrupt, one whose pack is gone
 // ErrMissing: its chunks then no longer count as stored. Neither do those of a block
@@ -115,13 +124,10 @@ func (r *Repository) readRun(ctx context.Context, blocks []*Block, buf []byte, n
 	}
 	defer rc.Close()
 	for i, b := range blocks {
-		sealed := sealedBuffer(b.Stored)
-		_, err := io.ReadFull(rc, *sealed)
-		var plain []byte
-		if err == nil {
-			plain, err = r.openBlock(ctx, b, *sealed, buf)
-		}
-		sealedBuffers.Put(sealed)
+		plain, err := r.receive(ctx, b, buf, func(sealed []byte) error {
+			_, err := io.ReadFull(rc, sealed)
+			return err
+		})
 		if err != nil {
 			return i, buf
 		}
@@ -131,9 +137,22 @@ func (r *Repository) readRun(ctx context.Context, blocks []*Block, buf []byte, n
 }
 
 func (r *Repository) readBlock(ctx context.Context, b *Block, buf []byte) ([]byte, error) {
+	return r.receive(ctx, b, buf, func(sealed []byte) error { return r.fetchBlock(ctx, b, sealed) })
+}
+
+// receive opens a block that read gets, in buf if it is large enough: one that is not
+// compressed is read there, too, and all goes on in the same megabytes of memory.
+func (r *Repository) receive(ctx context.Context, b *Block, buf []byte, read func(sealed []byte) error) ([]byte, error) {
+	if !b.Compressed {
+		sealed := roomIn(buf, b.Stored)
+		if err := read(sealed); err != nil {
+			return nil, err
+		}
+		return r.openBlock(ctx, b, sealed, nil)
+	}
 	sealed := sealedBuffer(b.Stored)
 	defer sealedBuffers.Put(sealed)
-	if err := r.fetchBlock(ctx, b, *sealed); err != nil {
+	if err := read(*sealed); err != nil {
 		return nil, err
 	}
 	return r.openBlock(ctx, b, *sealed, buf)
@@ -155,16 +174,20 @@ func (r *Repository) fetchBlock(ctx context.Context, b *Block, sealed []byte) er
 	return nil
 }
 
+var errNoScratch = errors.New("not in the scratch directory")
+
 // readMetadata is ReadBlock for a block of metadata, which may be kept on this
 // machine.
 func (r *Repository) readMetadata(ctx context.Context, b *Block) ([]byte, error) {
 	if r.scratch != nil {
-		sealed := sealedBuffer(b.Stored)
-		defer sealedBuffers.Put(sealed)
-		if r.scratch.block(ctx, r, b, *sealed) {
-			if plain, err := r.openBlock(ctx, b, *sealed, nil); err == nil {
-				return plain, nil
+		plain, err := r.receive(ctx, b, nil, func(sealed []byte) error {
+			if !r.scratch.block(ctx, r, b, sealed) {
+				return errNoScratch
 			}
+			return nil
+		})
+		if err == nil {
+			return plain, nil
 		}
 	}
 	if r.kept == nil {
@@ -197,23 +220,16 @@ func (r *Repository) readMetadata(ctx context.Context, b *Block) ([]byte, error)
 	return plain, err
 }
 
-// openBlock opens a sealed block, destroying sealed.
+// openBlock opens a sealed block, destroying sealed: into buf if that is large enough and the
+// block compressed, otherwise into sealed itself.
 func (r *Repository) openBlock(ctx context.Context, b *Block, sealed, buf []byte) ([]byte, error) {
 	key, err := r.blockKey(ctx, b)
 	if err != nil {
 		return nil, r.blockError(b, err)
 	}
-	if cap(buf) < int(b.Raw) {
-		buf = make([]byte, b.Raw)
-	}
-	var plain []byte
-	if b.Compressed {
-		plain, err = key.Open(sealed[:0], seal.Nonce(b.Nonce), sealed, nil)
-		if err == nil {
-			plain, err = r.dec.DecodeAll(plain, buf[:0])
-		}
-	} else {
-		plain, err = key.Open(buf[:0], seal.Nonce(b.Nonce), sealed, nil)
+	plain, err := key.Open(sealed[:0], seal.Nonce(b.Nonce), sealed, nil)
+	if err == nil && b.Compressed {
+		plain, err = r.dec.DecodeAll(plain, roomIn(buf, b.Raw)[:0])
 	}
 	if err != nil || len(plain) != int(b.Raw) {
 		return nil, r.blockError(b, ErrCorrupt)

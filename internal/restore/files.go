@@ -455,9 +455,7 @@ func (s *session) executeRun(run []blockPlan, buf *[]byte) {
 			continue
 		}
 		if data, used, ok := s.kept.take(b.key()); ok {
-			if spare := s.executeBlock(b, data, used); cap(spare) > cap(*buf) {
-				*buf = spare
-			}
+			s.kept.giveBack(s.executeBlock(b, data, used))
 			continue
 		}
 		wanted, blocks = append(wanted, b), append(blocks, &b.block)

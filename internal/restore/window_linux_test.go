@@ -416,6 +416,29 @@ func TestKeptBound(t *testing.T) {
 	}
 }
 
+// A kept block does not hold the buffer of a much larger one, and buffers are used again.
+func TestKeptBuffers(t *testing.T) {
+	k := keptBlocks{max: 1000}
+	large := make([]byte, 1000)
+	if spare := k.put(blockKey{offset: 1}, large[:10], 1); cap(spare) != 1000 || cap(k.blocks[0].plain) > maxSlack*10 {
+		t.Errorf("10 bytes are kept in %d; %d are free", cap(k.blocks[0].plain), cap(spare))
+	}
+	if spare := k.put(blockKey{offset: 2}, large[:300], 1); spare != nil {
+		t.Errorf("%d bytes are free, though the block is in them", cap(spare))
+	}
+	for i := range 2 * maxSpares {
+		k.giveBack(make([]byte, 100+i))
+	}
+	for i := range maxSpares {
+		if spare := k.put(blockKey{offset: uint32(10 + i)}, make([]byte, 1), 1); len(spare) != 100+2*maxSpares-1-i {
+			t.Errorf("spare %d has %d bytes", i, len(spare))
+		}
+	}
+	if spare := k.put(blockKey{offset: 20}, make([]byte, 1), 1); spare != nil {
+		t.Errorf("more than %d buffers wait", maxSpares)
+	}
+}
+
 // TestLargeFile restores a file of which the system is asked to store parts while
 // others are written.
 func TestLargeFile(t *testing.T) {
