@@ -371,7 +371,8 @@ func (s *session) finishDir(d *dir) {
 		return
 	}
 	kept := d.before != nil && d.node != nil && s.keeps(d.before, d.node) || d.node == nil || d.before != nil && !d.selected
-	if (kept || s.stopped()) && !d.reopened {
+	kept = kept || s.stopped() // asked once: it may be stopped at any moment
+	if kept && !d.reopened {
 		s.dirs.drop(d)
 		return
 	}
@@ -382,7 +383,7 @@ func (s *session) finishDir(d *dir) {
 	}
 	o := h.object()
 	switch {
-	case kept || s.stopped():
+	case kept:
 		if err := o.chmod(d.before.mode); err != nil {
 			s.warn(d.place(), tree.Dir, fmt.Errorf("set mode back: %w", err))
 		}

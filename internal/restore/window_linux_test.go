@@ -210,6 +210,36 @@ func TestOverlapCancel(t *testing.T) {
 	t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), routines)
 }
 
+// turning is a context that ends behind the first look at it.
+type turning struct {
+	context.Context
+	looks atomic.Int64
+}
+
+func (c *turning) Err() error {
+	if c.looks.Add(1) > 1 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// A run that is stopped just as a new directory is finished had it set back to a mode that it
+// never had, which ended the program.
+func TestStoppedAtDirectory(t *testing.T) {
+	target := t.TempDir()
+	s := &session{ctx: &turning{Context: t.Context()}, sys: new(sys), snap: &tree.Snapshot{}, o: Options{Progress: new(Progress)}}
+	s.owners = newOwners(s.snap, &s.o)
+	h, err := openTarget(s.sys, target)
+	ok(t, err)
+	d := &dir{s: s, parent: &dir{s: s, name: "/"}, name: "new", node: mine("new", 0o750), made: true, created: true, selected: true}
+	ok(t, s.enter(d, h))
+	d.before = nil
+	s.finishDir(d)
+	if st, err := os.Stat(target); err != nil || st.Mode().Perm() != 0o750 {
+		t.Errorf("%v, %v", st, err)
+	}
+}
+
 // TestOverlapDamage loses what one window needs while the next is gathered, and
 // a part of the tree while a window is written.
 func TestOverlapDamage(t *testing.T) {
