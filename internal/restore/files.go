@@ -25,6 +25,9 @@ type job struct {
 	group *group
 	old   *info // what has its name now
 
+	window *window
+	at     int // in the window's jobs
+
 	have    []bool // chunks that were copied from the existing file
 	left    atomic.Int64
 	ended   atomic.Bool  // finished, failed or lost
@@ -371,7 +374,7 @@ func (s *session) fill(w *window) {
 		if s.stopped() {
 			return
 		}
-		if j.ended.Load() {
+		if j == nil || j.ended.Load() {
 			continue
 		}
 		if j.dir.frozen {
@@ -862,6 +865,8 @@ func (s *session) end(j *job, report func()) {
 	s.o.Progress.BytesDone.Add(j.node.Size - j.counted.Load())
 	s.o.Progress.FilesDone.Add(1)
 	s.leave(j.dir)
+	j.window.forget(j)
+	s.live.add(-1)
 }
 
 func (s *session) removeTemp(j *job, temp string) {

@@ -246,10 +246,10 @@ func (s *session) endGroups() {
 // ended; where a holder failed, the next is planned.
 func (s *session) linkWaiting(jobs []*job) {
 	for _, j := range jobs {
-		g := j.group
-		if g == nil || g.node != j.node {
+		if j == nil || j.group == nil || j.group.node != j.node {
 			continue
 		}
+		g := j.group
 		if j.inode != nil {
 			g.succeed(j.inode)
 		} else {

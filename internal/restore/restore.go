@@ -16,11 +16,12 @@
 // Content is planned by block: files are gathered into windows of at most
 // windowFiles files; within a window each block is read once, in the order of
 // packs and offsets, and written to its files by several workers. While they do
-// so, the tree is walked on and the next window gathered: the first windows are
-// small, so that writing begins at once. A window begins while the last blocks of
-// the one before are being read. Blocks of which something is left over are kept for
-// the next window, the last keptBytes of them; one that both need at that moment is
-// read twice. Memory is that of two windows (some tens of MiB), the kept blocks, a
+// so, the tree is walked on and the next window gathered, as the files of this one end:
+// the first windows are small, so that writing begins at once. A window begins while the
+// last blocks of the one before are being read. Blocks of which something is left over are
+// kept for the next window, the last keptBytes of them; others that both need are read
+// twice, such as those of equal files far from each other: the larger the windows, the
+// fewer. Memory is that of liveFiles files (some 900 bytes each), the kept blocks, a
 // block per worker, the names of the existing directories on the current path, the
 // directories that still wait for a file, and some 200 bytes for each group of hard
 // links that is not complete.
@@ -85,7 +86,8 @@ const TempPrefix = ".bh-restore-"
 
 // Bounds.
 const (
-	windowFiles  = 10_000   // files restored together; two windows and the end of another are in memory
+	windowFiles  = 24_000   // files restored together; a block that several windows need may be read for each
+	liveFiles    = 28_000   // files in memory: of the window that is restored, and of the next
 	windowStart  = 512      // files that are enough for a window if nothing is being written
 	windowChunks = 32 << 10 // chunks planned together, about 130 bytes each; one plan and the end of another are in memory
 	windowWeight = 32 << 10 // chunks, extents, KiBs of attributes and waiting links in the nodes of a window
@@ -243,11 +245,12 @@ type Options struct {
 }
 
 // bounds are those of a session: the constants, but for tests.
-type bounds struct{ files, start, chunks, weight, kept, openFiles, idleDirs, storeAfter int }
+type bounds struct{ files, live, start, chunks, weight, kept, openFiles, idleDirs, storeAfter int }
 
 func (b bounds) orDefault() bounds {
 	return bounds{
 		files:     cmp.Or(b.files, windowFiles),
+		live:      cmp.Or(b.live, liveFiles),
 		start:     cmp.Or(b.start, windowStart),
 		chunks:    cmp.Or(b.chunks, windowChunks),
 		weight:    cmp.Or(b.weight, windowWeight),
@@ -311,6 +314,7 @@ func Run(ctx context.Context, r Repository, snap *tree.Snapshot, node *tree.Node
 		s.o.Progress = new(Progress)
 	}
 	s.o.bounds = o.bounds.orDefault()
+	s.live.less.L = &s.live.mu
 	s.dirs.max = s.o.bounds.idleDirs
 	s.kept.max = s.o.bounds.kept
 	s.owners = newOwners(snap, &o)
@@ -364,6 +368,7 @@ type session struct {
 	window  *window // being gathered
 	running *window // being restored; nil: none
 	ending  *window // the one before, of which the last blocks are being read; nil: none
+	live    liveJobs
 	groups  map[tree.LinkKey]*group
 
 	written    atomic.Int64 // bytes

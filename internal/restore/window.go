@@ -7,7 +7,8 @@ import (
 
 // window gathers files that are restored together.
 type window struct {
-	jobs   []*job
+	mu     sync.Mutex // for jobs, once the window is being restored
+	jobs   []*job     // nil: ended, and let go
 	weight int
 
 	handed chan struct{}  // closed when all blocks are being read, or were
@@ -23,6 +24,7 @@ func (s *session) newJob(j *job) *job {
 // add plans a file.
 func (s *session) add(j *job) {
 	w := s.window
+	j.window, j.at = w, len(w.jobs)
 	w.jobs = append(w.jobs, s.newJob(j))
 	w.weight += len(j.node.Content) + len(j.node.Extents)
 	for _, x := range j.node.Xattrs {
@@ -31,12 +33,39 @@ func (s *session) add(j *job) {
 }
 
 // advance begins to restore the window when it is full, which may have to wait for
-// those before, or as soon as workers have nothing to do.
+// those before, or as soon as workers have nothing to do. It waits while too many files
+// are in memory: a window is gathered as those of the one before end.
 func (s *session) advance() {
 	w := s.window
+	s.live.await(max(0, s.o.bounds.live-len(w.jobs)))
 	if len(w.jobs) >= s.o.bounds.files || w.weight >= s.o.bounds.weight || len(w.jobs) >= s.o.bounds.start && s.idle() {
 		s.turn()
 	}
+}
+
+// liveJobs counts those of windows that are being restored.
+type liveJobs struct {
+	mu   sync.Mutex
+	n    int
+	less sync.Cond
+}
+
+func (l *liveJobs) add(n int) {
+	l.mu.Lock()
+	l.n += n
+	l.mu.Unlock()
+	if n < 0 {
+		l.less.Signal()
+	}
+}
+
+// await returns when there are no more than that. They end by themselves.
+func (l *liveJobs) await(most int) {
+	l.mu.Lock()
+	for l.n > most {
+		l.less.Wait()
+	}
+	l.mu.Unlock()
 }
 
 // idle says whether a window that begins now would find workers, and none before the
@@ -70,6 +99,7 @@ func (s *session) turn() {
 	if w := s.window; len(w.jobs) > 0 {
 		w.handed, w.done = make(chan struct{}), make(chan struct{})
 		s.running = w
+		s.live.add(len(w.jobs))
 		go s.restore(w)
 	}
 	s.window = new(window)
@@ -85,17 +115,32 @@ func (s *session) flush() {
 	}
 }
 
+// forget lets go of a job that has ended. Holders of groups stay: how they fared is seen
+// later.
+func (w *window) forget(j *job) {
+	if j.group != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if j.at < len(w.jobs) && w.jobs[j.at] == j {
+		w.jobs[j.at] = nil
+	}
+}
+
 // restore ends all jobs.
 func (s *session) restore(w *window) {
 	defer close(w.done)
 	s.compare(w.jobs)
 	s.fill(w)
 	// Two windows are in memory while a third begins: what is left of the first is little.
-	w.jobs = slices.DeleteFunc(w.jobs, func(j *job) bool { return j.group == nil && j.ended.Load() })
+	w.mu.Lock()
+	w.jobs = slices.DeleteFunc(w.jobs, func(j *job) bool { return j == nil })
+	w.mu.Unlock()
 	close(w.handed)
 	w.tail.Wait()
 	for _, j := range w.jobs {
-		if !j.ended.Load() { // only if the run was stopped
+		if j != nil && !j.ended.Load() { // only if the run was stopped
 			s.end(j, nil)
 		}
 	}

@@ -141,10 +141,34 @@ func TestLastBlock(t *testing.T) {
 	}
 }
 
+// TestLive gathers the next window no faster than the files of the one before end. A walk that
+// does not wait has eight files in memory while the first block is being read.
+func TestLive(t *testing.T) {
+	m := newMemory()
+	const files, live = 2, 5
+	root, want := dirsOf(t, m, 20, files)
+	var loads, reads atomic.Int64
+	r := hooked{m, func() {
+		walked := files * (loads.Add(1) - 2) // the first page is the root's, the second that of the first directory
+		if inMemory := walked - reads.Load(); inMemory > live {
+			t.Errorf("%d files are in memory", inMemory)
+		}
+	}, func() {
+		if reads.Add(1) == 1 {
+			time.Sleep(100 * time.Millisecond)
+		}
+	}}
+	target := t.TempDir()
+	clean(t, run(t, r, root, "/src", target, Options{Workers: 1, bounds: bounds{start: 4, files: 4, live: live}}))
+	if !reflect.DeepEqual(want, contents(t, target)) {
+		t.Error("content differs")
+	}
+}
+
 // TestOverlapEverything restores everything with windows of a few files.
 func TestOverlapEverything(t *testing.T) {
 	m, n, want, _ := everything(t)
-	for _, b := range []bounds{overlapping, {start: 1, files: 1, chunks: 2, kept: 1, openFiles: 1, idleDirs: 1}, {start: 2, weight: 2}} {
+	for _, b := range []bounds{overlapping, {start: 1, files: 1, chunks: 2, kept: 1, openFiles: 1, idleDirs: 1}, {start: 2, weight: 2}, {start: 2, files: 3, live: 1}} {
 		target := t.TempDir()
 		t.Cleanup(func() { filestest.ClearFlags(target) })
 		var p Progress
