@@ -257,7 +257,7 @@ func currentSections() []Section {
 			{Name: "known_hosts", Type: Path, Default: "~/.ssh/known_hosts", Doc: "File of host keys that are trusted; an unknown or changed key is refused."},
 			{Name: "ssh_config", Type: Path, Doc: "File in the form of ~/.ssh/config to read instead of that."},
 			{Name: "proxy_jump", Type: String, Example: "gate.example.org", Doc: "Hosts to go through, as user@host:port, separated by commas."},
-			{Name: "connections", Type: Int, Default: "4", Floor: 1, Max: 16, Doc: "Connections to one server at a time."},
+			{Name: "connections", Type: Int, Default: "4", Floor: 1, Max: 16, Doc: "Connections to one server at a time, with up to two SFTP sessions on each."},
 			{Name: "bandwidth_limit", Type: Int, Default: "0", Unit: "KiB/s", Doc: "Largest rate to or from one server, 0 for no limit."},
 		}},
 		{Name: "S3", Doc: "An S3 bucket as destination, and how s3:// addresses are reached.", Keys: []Key{

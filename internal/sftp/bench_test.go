@@ -12,9 +12,9 @@ import (
 )
 
 // What DefaultConnections, writeWindow and readWindow were chosen by: packs of
-// 32 MiB, four at a time, and ranges of 1 MiB, over lines of 0 and 50 ms.
+// 16 MiB, eight at a time, and ranges of 1 MiB, over lines of 0 and 50 ms.
 func BenchmarkTransfer(b *testing.B) {
-	const packs, size = 4, 32 << 20
+	const packs, size = 8, 16 << 20
 	server := sftptest.Start(b, sftptest.Config{})
 	proxy := sftptest.NewProxy(b, server.Address())
 	data := random(size)

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -110,7 +109,7 @@ func (d *dialer) connectAll(ctx context.Context, limit *limit, conns *closers) (
 			return nil, err
 		}
 		conns.add(conn)
-		below = &heardConn{Conn: conn, start: time.Now(), heard: new(atomic.Int64)}
+		below = &heardConn{Conn: conn, start: time.Now()}
 		if client, err = d.handshake(ctx, limit, below, i); err != nil {
 			return nil, err
 		}

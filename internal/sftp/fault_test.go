@@ -423,6 +423,64 @@ func TestConnections(t *testing.T) {
 	}
 }
 
+// A connection that is in use gets a second session, unless the server allows but one. Both
+// end with the connection, and a new one takes their place.
+func TestPairs(t *testing.T) {
+	for _, extra := range []string{"", "MaxSessions 1"} {
+		server := sftptest.Start(t, sftptest.Config{Extra: extra})
+		proxy := sftptest.NewProxy(t, server.Address())
+		target, options := through(t, server, proxy, server.Dir)
+		options.Connections = 1
+		s := mustCreate(t, target, options)
+		data := random(3 << 20)
+		if err := put(s, "object", data); err != nil {
+			t.Fatal(err)
+		}
+		sessions := func() (n int, tried bool) {
+			s.pool.mu.Lock()
+			defer s.pool.mu.Unlock()
+			return len(s.pool.sessions), !s.pool.alone.IsZero()
+		}
+		read := func() {
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() {
+					if got, err := get(s, "object", 0, -1); err != nil || !bytes.Equal(got, data) {
+						t.Errorf("%q: %d bytes, %v", extra, len(got), err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		busy := func(want int) {
+			t.Helper()
+			for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+				read()
+				if n, tried := sessions(); n == want && (n == 2 || tried) {
+					return
+				}
+			}
+			n, tried := sessions()
+			t.Errorf("%q: %d sessions, want %d; refused: %t", extra, n, want, tried)
+		}
+		want := 2
+		if extra != "" {
+			want = 1
+		}
+		busy(want)
+		if proxy.Accepted() != 1 {
+			t.Errorf("%q: %d connections", extra, proxy.Accepted())
+		}
+		proxy.Cut()
+		wantRecovery(t, s)
+		busy(want)
+		if n := proxy.Accepted(); n != 2 {
+			t.Errorf("%q: %d connections after a cut", extra, n)
+		}
+		s.Close()
+	}
+}
+
 // What a Put whose connection was lost has left goes with the next one.
 func TestTidy(t *testing.T) {
 	server := sftptest.Start(t, sftptest.Config{})

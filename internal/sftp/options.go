@@ -48,7 +48,8 @@ type Options struct {
 	KnownHosts []string
 
 	// Connections is the most connections to hold at a time, by default
-	// DefaultConnections. Further ones are made as calls overlap.
+	// DefaultConnections. Further ones are made as calls overlap, and a second session on
+	// each when all are in use.
 	Connections int
 	// ConnectTimeout bounds the time from the first packet to a usable session, by
 	// default 30 s; questions to the user do not count.
@@ -70,12 +71,10 @@ type Options struct {
 
 // Defaults of Options.
 const (
-	// DefaultConnections: one connection moves at most its window of 2 MiB per
-	// round trip, whatever the line could do, and its cipher keeps one core busy
-	// on either side. With a round trip of 50 ms, 1, 2, 3 and 4 connections write
-	// 32, 52, 60 and 83 MB/s, and read 29, 75, 75 and 88 (BenchmarkTransfer, two
-	// cores for both sides). Four are far from what servers refuse (MaxStartups
-	// 10).
+	// DefaultConnections: one connection keeps one core busy on either side with its
+	// cipher, and each of the two sessions on it moves at most its window of 2 MiB per round
+	// trip, whatever the line could do. Four are far from what servers refuse (MaxStartups
+	// 10, or six within half a minute behind 'ufw limit'). Numbers: docs/adr/0014-sftp.md.
 	DefaultConnections = 4
 
 	// maxConnections keeps a mistake from looking like an attack.

@@ -9,18 +9,20 @@ import (
 	"time"
 )
 
-// extraPause is how long the pool makes do with the connections it has after
-// another one was refused: servers limit them, and may block a host that insists.
+// extraPause is how long the pool makes do with the connections, or sessions on them, it has
+// after another one was refused: servers limit them, and may block a host that insists.
 const extraPause = time.Minute
 
 // A pool holds the sessions of a store. A call gets the one with the fewest calls
-// on it. While all are in use, each call has a further one made, up to the limit, in
-// the background: nobody waits for it, and it may fail. Only if there is none does a
+// on it. While all are in use, each call has a further one made in the background:
+// nobody waits for it, and it may fail. Each has a connection of its own, up to the limit of
+// those, and then each connection gets a second. Only if there is none does a
 // call wait for one, and gets the error if that fails; the next call tries anew.
 // The first one is made alone: only once it has logged in is it known how to.
 type pool struct {
-	limit   int
+	limit   int // of connections
 	connect func(context.Context) (*session, error)
+	pair    func(*session) (*session, error)
 	ctx     context.Context // ends when the pool is closed
 	cancel  context.CancelFunc
 	work    sync.WaitGroup // calls, and what goes on behind them
@@ -31,6 +33,7 @@ type pool struct {
 	dialing  *dialing  // the one that calls wait for; nil if they need not
 	further  int       // connections that are being made beside those there are
 	pause    time.Time // no further connections before
+	alone    time.Time // no second sessions before
 }
 
 // A dialing is a connection that is being made, for whoever waits. It belongs to
@@ -40,8 +43,8 @@ type dialing struct {
 	err  error // valid once done is closed
 }
 
-func newPool(limit int, connect func(context.Context) (*session, error)) *pool {
-	p := &pool{limit: limit, connect: connect}
+func newPool(limit int, connect func(context.Context) (*session, error), pair func(*session) (*session, error)) *pool {
+	p := &pool{limit: limit, connect: connect, pair: pair}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -88,13 +91,51 @@ func (p *pool) pick() (*session, *dialing, error) {
 		}
 		return nil, p.dialing, nil
 	}
-	if best.active > 0 && p.dialing == nil && len(p.sessions)+p.further < p.limit && time.Now().After(p.pause) {
-		p.further++
-		p.dial(nil)
+	if best.active > 0 && p.dialing == nil {
+		p.grow(time.Now())
 	}
 	best.active++
 	p.work.Add(1)
 	return best, nil, nil
+}
+
+// grow has a further session made, if there may be one. The lock is held.
+func (p *pool) grow(now time.Time) {
+	connections := p.further
+	var single *session
+	for _, s := range p.sessions {
+		if !s.second {
+			connections++
+		}
+		if !s.paired && single == nil {
+			single = s
+		}
+	}
+	switch {
+	case connections < p.limit:
+		if now.After(p.pause) {
+			p.further++
+			p.dial(nil)
+		}
+	case single != nil && now.After(p.alone):
+		single.paired = true
+		p.work.Go(func() { p.addPair(single) })
+	}
+}
+
+func (p *pool) addPair(single *session) {
+	s, err := p.pair(single)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err != nil:
+		single.paired = false
+		p.alone = time.Now().Add(extraPause)
+	case p.closed:
+		s.fail(fs.ErrClosed)
+	default:
+		p.sessions = append(p.sessions, s)
+	}
 }
 
 func (p *pool) release(s *session) {

@@ -33,8 +33,8 @@ const (
 // ssh's ServerAliveCountMax.
 const missedKeepAlives = 3
 
-// A session is one SSH connection with one SFTP session on it. It ends once, for
-// all calls on it, and is not used again.
+// A session is an SFTP session on an SSH connection, which may have another one. It ends
+// once, for all calls on it, with the connection, and is not used again.
 //
 // Three watches make sure that it ends: the SFTP client notices a closed
 // connection; a keep-alive request goes out whenever nothing has arrived for a
@@ -46,17 +46,21 @@ const missedKeepAlives = 3
 // keep-alive may take minutes, those to earlier requests go on arriving.
 type session struct {
 	peer   string // user@host:port, for messages
+	conn   *ssh.Client
+	below  *heardConn
 	client *sftp.Client
 	packet int           // bytes per request that the server takes, as it says
 	closer func()        // closes what is below, never blocks
 	lost   chan struct{} // closed at the end
-	start  time.Time     // what the times below count from
 
-	heard    *atomic.Int64 // when bytes last arrived on the connection
-	answered atomic.Int64  // when bytes last arrived from the SFTP server, or requests began to wait
-	waiting  atomic.Int64  // requests without an answer
+	// Times count from below.start.
+	answered atomic.Int64 // when bytes last arrived from the SFTP server, or requests began to wait
+	waiting  atomic.Int64 // requests without an answer
 
-	active int // calls and readers; guarded by the pool
+	// Guarded by the pool.
+	active int  // calls and readers
+	second bool // on the connection of another
+	paired bool // another one is on its connection, or about to be
 
 	mu  sync.Mutex
 	err error
@@ -66,7 +70,7 @@ type session struct {
 type heardConn struct {
 	net.Conn
 	start time.Time
-	heard *atomic.Int64
+	heard atomic.Int64 // when bytes last arrived
 }
 
 func (c *heardConn) Read(p []byte) (int, error) {
@@ -86,7 +90,7 @@ type answers struct {
 func (a answers) Read(p []byte) (int, error) {
 	n, err := a.Reader.Read(p)
 	if n > 0 {
-		a.s.answered.Store(int64(time.Since(a.s.start)))
+		a.s.answered.Store(int64(time.Since(a.s.below.start)))
 	}
 	return n, err
 }
@@ -94,15 +98,15 @@ func (a answers) Read(p []byte) (int, error) {
 // startSFTP starts the SFTP subsystem on a connection, and the watches. The
 // session owns closer from then on, if there is no error.
 func startSFTP(conn *ssh.Client, below *heardConn, peer string, closer func(), options Options) (*session, error) {
-	s := &session{peer: peer, start: below.start, heard: below.heard, closer: closer, lost: make(chan struct{})}
-	if err := s.openClient(conn); err != nil {
+	s := &session{peer: peer, conn: conn, below: below, closer: closer, lost: make(chan struct{})}
+	if err := s.openClient(); err != nil {
 		return nil, err
 	}
 	s.packet = smallPacket
 	if s.has(extLimits) {
 		s.packet = largePacket
 	}
-	go s.watchConn(conn, options.KeepAlive, options.AnswerTimeout)
+	go s.watchConn(options.KeepAlive, options.AnswerTimeout)
 	go func() {
 		err := s.client.Wait()
 		if err == nil || errors.Is(err, io.EOF) {
@@ -113,8 +117,17 @@ func startSFTP(conn *ssh.Client, below *heardConn, peer string, closer func(), o
 	return s, nil
 }
 
-func (s *session) openClient(conn *ssh.Client) error {
-	channel, err := conn.NewSession()
+// pair starts another session on the connection. It ends with this one, and this one with it.
+func (s *session) pair(options Options) (*session, error) {
+	second, err := startSFTP(s.conn, s.below, s.peer, s.closer, options)
+	if err == nil {
+		second.second, second.paired = true, true
+	}
+	return second, err
+}
+
+func (s *session) openClient() error {
+	channel, err := s.conn.NewSession()
 	if err != nil {
 		return fmt.Errorf("open a channel: %w", err)
 	}
@@ -175,7 +188,7 @@ func (s *session) failure() error {
 }
 
 // watchConn closes the session when the other side has gone.
-func (s *session) watchConn(conn *ssh.Client, keepAlive, answer time.Duration) {
+func (s *session) watchConn(keepAlive, answer time.Duration) {
 	ticker := time.NewTicker(max(min(keepAlive/2, answer/4), time.Millisecond))
 	defer ticker.Stop()
 	var asking atomic.Bool
@@ -185,8 +198,8 @@ func (s *session) watchConn(conn *ssh.Client, keepAlive, answer time.Duration) {
 			return
 		case <-ticker.C:
 		}
-		now := time.Since(s.start)
-		silent := now - time.Duration(s.heard.Load())
+		now := time.Since(s.below.start)
+		silent := now - time.Duration(s.below.heard.Load())
 		unanswered := now - time.Duration(s.answered.Load())
 		switch {
 		case silent >= missedKeepAlives*keepAlive:
@@ -196,7 +209,7 @@ func (s *session) watchConn(conn *ssh.Client, keepAlive, answer time.Duration) {
 		case silent >= keepAlive && asking.CompareAndSwap(false, true):
 			go func() { // may block as long as the session lives
 				defer asking.Store(false)
-				conn.SendRequest("keepalive@openssh.com", true, nil)
+				s.conn.SendRequest("keepalive@openssh.com", true, nil)
 			}()
 		}
 	}
@@ -207,7 +220,7 @@ func (s *session) watchConn(conn *ssh.Client, keepAlive, answer time.Duration) {
 // remains what it is.
 func request[T any](s *session, f func(*sftp.Client) (T, error)) (T, error) {
 	if s.waiting.Load() == 0 { // before it counts as waiting, lest an idle hour count
-		s.answered.Store(int64(time.Since(s.start)))
+		s.answered.Store(int64(time.Since(s.below.start)))
 	}
 	s.waiting.Add(1)
 	v, err := f(s.client)
@@ -216,10 +229,10 @@ func request[T any](s *session, f func(*sftp.Client) (T, error)) (T, error) {
 		if cause := s.failure(); cause != nil {
 			return v, cause
 		}
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // not wrapped: that one says that nothing can be sent
 			return v, err
 		}
-		if errors.Is(err, sftp.ErrSSHFxConnectionLost) {
+		if errors.Is(err, sftp.ErrSSHFxConnectionLost) || errors.Is(err, io.EOF) {
 			err = errors.New("closed by the server")
 		}
 		s.fail(err)

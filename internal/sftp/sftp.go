@@ -108,7 +108,7 @@ func open(ctx context.Context, target Target, options Options, create bool) (*St
 	s := &Store{target: target, root: target.remotePath(), sweeping: make(chan struct{}, 1)}
 	s.buffers.New = func() any { b := make([]byte, largePacket); return &b }
 	d := newDialer(route, options)
-	s.pool = newPool(options.Connections, d.connect)
+	s.pool = newPool(options.Connections, d.connect, func(c *session) (*session, error) { return c.pair(options) })
 	along := d.via(len(route))
 	if options.Spare != nil {
 		if c := options.Spare.take(along); c != nil {

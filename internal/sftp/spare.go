@@ -65,11 +65,12 @@ func (p *Spare) drop(s *session) {
 	}
 }
 
-// detach takes a live session that nobody uses out of the pool; nil if there is none.
+// detach takes a live session that nobody uses out of the pool, with its connection; nil if
+// there is none.
 func (p *pool) detach() *session {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	i := slices.IndexFunc(p.sessions, func(s *session) bool { return s.active == 0 && s.failure() == nil })
+	i := slices.IndexFunc(p.sessions, func(s *session) bool { return s.active == 0 && !s.paired && s.failure() == nil })
 	if i < 0 {
 		return nil
 	}

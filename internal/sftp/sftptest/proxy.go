@@ -144,10 +144,11 @@ func (p *Proxy) pass(to, from net.Conn, passed *atomic.Int64) {
 		}
 		n, _ := to.Write(c.data) // an error shows in the other way, too
 		passed.Add(int64(n))
-		if p.cutAfter.Load() >= 0 && p.cutAfter.Add(-int64(len(c.data))) < 0 {
-			p.cutAfter.Store(-1)
-			p.Cut()
-			p.cuts.Add(1)
+		if size := int64(len(c.data)); p.cutAfter.Load() >= 0 {
+			if left := p.cutAfter.Add(-size); left < 0 && left+size >= 0 { // of all that pass it, one cuts
+				p.Cut()
+				p.cuts.Add(1)
+			}
 		}
 	}
 	to.(*net.TCPConn).CloseWrite()
