@@ -549,6 +549,9 @@ func TestMounted(t *testing.T) {
 // TestAsUser runs all tests again without root.
 func TestAsUser(t *testing.T) {
 	needRoot(t)
+	if testing.Short() {
+		t.Skip("as long as all others together")
+	}
 	dir, err := os.MkdirTemp("", "restore-user-")
 	ok(t, err)
 	t.Cleanup(func() { release(dir); os.RemoveAll(dir) })
