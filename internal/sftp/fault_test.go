@@ -375,7 +375,7 @@ func TestSpare(t *testing.T) {
 }
 
 // Further connections come with calls that overlap, and are not missed if the
-// server refuses them.
+// server refuses them. Then those that there are get a second session.
 func TestConnections(t *testing.T) {
 	for _, limited := range []bool{false, true} {
 		server := sftptest.Start(t, sftptest.Config{})
@@ -408,6 +408,17 @@ func TestConnections(t *testing.T) {
 		}
 		for range 5 {
 			use()
+		}
+		paired := func() bool {
+			s.pool.mu.Lock()
+			defer s.pool.mu.Unlock()
+			return len(s.pool.sessions) > proxy.Accepted()
+		}
+		for deadline := time.Now().Add(patience); !paired() && time.Now().Before(deadline); {
+			use()
+		}
+		if !paired() {
+			t.Errorf("limited: %t: no second session on a connection", limited)
 		}
 		s.Close()
 		want := 3

@@ -15,10 +15,11 @@ const extraPause = time.Minute
 
 // A pool holds the sessions of a store. A call gets the one with the fewest calls
 // on it. While all are in use, each call has a further one made in the background:
-// nobody waits for it, and it may fail. Each has a connection of its own, up to the limit of
-// those, and then each connection gets a second. Only if there is none does a
-// call wait for one, and gets the error if that fails; the next call tries anew.
-// The first one is made alone: only once it has logged in is it known how to.
+// nobody waits for it, and it may fail. Each has a connection of its own, up to the
+// limit of those or what the server lets in; then each connection gets a second. Only
+// if there is none does a call wait for one, and gets the error if that fails; the
+// next call tries anew. The first one is made alone: only once it has logged in is it
+// known how to.
 type pool struct {
 	limit   int // of connections
 	connect func(context.Context) (*session, error)
@@ -112,11 +113,9 @@ func (p *pool) grow(now time.Time) {
 		}
 	}
 	switch {
-	case connections < p.limit:
-		if now.After(p.pause) {
-			p.further++
-			p.dial(nil)
-		}
+	case connections < p.limit && now.After(p.pause):
+		p.further++
+		p.dial(nil)
 	case single != nil && now.After(p.alone):
 		single.paired = true
 		p.work.Go(func() { p.addPair(single) })
