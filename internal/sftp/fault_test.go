@@ -434,8 +434,8 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// A connection that is in use gets a second session, unless the server allows but one. Both
-// end with the connection, and a new one takes their place.
+// A connection that is in use gets a second session, unless the server allows but one, and
+// does not end with it. Both end with the connection, and a new one takes their place.
 func TestPairs(t *testing.T) {
 	for _, extra := range []string{"", "MaxSessions 1"} {
 		server := sftptest.Start(t, sftptest.Config{Extra: extra})
@@ -481,6 +481,17 @@ func TestPairs(t *testing.T) {
 		busy(want)
 		if proxy.Accepted() != 1 {
 			t.Errorf("%q: %d connections", extra, proxy.Accepted())
+		}
+		if want == 2 { // the second one is closed: the first goes on, and is left alone
+			s.pool.mu.Lock()
+			first, second := s.pool.sessions[0], s.pool.sessions[1]
+			s.pool.mu.Unlock()
+			second.client.Close()
+			<-second.lost
+			read()
+			if n, _ := sessions(); n != 1 || first.failure() != nil || proxy.Accepted() != 1 {
+				t.Errorf("%d sessions, %d connections, %v", n, proxy.Accepted(), first.failure())
+			}
 		}
 		proxy.Cut()
 		wantRecovery(t, s)

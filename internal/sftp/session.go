@@ -33,8 +33,9 @@ const (
 // ssh's ServerAliveCountMax.
 const missedKeepAlives = 3
 
-// A session is an SFTP session on an SSH connection, which may have another one. It ends
-// once, for all calls on it, with the connection, and is not used again.
+// A session is an SFTP session on an SSH connection, which may have a second one. It ends
+// once, for all calls on it, and is not used again. The connection ends with it, unless the
+// server has closed no more than the second one.
 //
 // Three watches make sure that it ends: the SFTP client notices a closed
 // connection; a keep-alive request goes out whenever nothing has arrived for a
@@ -51,6 +52,7 @@ type session struct {
 	client *sftp.Client
 	packet int           // bytes per request that the server takes, as it says
 	closer func()        // closes what is below, never blocks
+	second bool          // on the connection of another
 	lost   chan struct{} // closed at the end
 
 	// Times count from below.start.
@@ -59,8 +61,7 @@ type session struct {
 
 	// Guarded by the pool.
 	active int  // calls and readers
-	second bool // on the connection of another
-	paired bool // another one is on its connection, or about to be
+	paired bool // there is, or was, another one on its connection, or it is about to be
 
 	mu  sync.Mutex
 	err error
@@ -99,8 +100,18 @@ func (a answers) Read(p []byte) (int, error) {
 // session owns closer from then on, if there is no error.
 func startSFTP(conn *ssh.Client, below *heardConn, peer string, closer func(), options Options) (*session, error) {
 	s := &session{peer: peer, conn: conn, below: below, closer: closer, lost: make(chan struct{})}
+	return s, s.start(options)
+}
+
+// pair starts a second session on the connection.
+func (s *session) pair(options Options) (*session, error) {
+	second := &session{peer: s.peer, conn: s.conn, below: s.below, closer: s.closer, lost: make(chan struct{}), second: true, paired: true}
+	return second, second.start(options)
+}
+
+func (s *session) start(options Options) error {
 	if err := s.openClient(); err != nil {
-		return nil, err
+		return err
 	}
 	s.packet = smallPacket
 	if s.has(extLimits) {
@@ -110,21 +121,14 @@ func startSFTP(conn *ssh.Client, below *heardConn, peer string, closer func(), o
 	go func() {
 		err := s.client.Wait()
 		if err == nil || errors.Is(err, io.EOF) {
-			err = errors.New("closed by the server")
+			err = errClosed
 		}
 		s.fail(err)
 	}()
-	return s, nil
+	return nil
 }
 
-// pair starts another session on the connection. It ends with this one, and this one with it.
-func (s *session) pair(options Options) (*session, error) {
-	second, err := startSFTP(s.conn, s.below, s.peer, s.closer, options)
-	if err == nil {
-		second.second, second.paired = true, true
-	}
-	return second, err
-}
+var errClosed = errors.New("closed by the server")
 
 func (s *session) openClient() error {
 	channel, err := s.conn.NewSession()
@@ -175,7 +179,7 @@ func (s *session) fail(cause error) {
 		close(s.lost)
 	}
 	s.mu.Unlock()
-	if first {
+	if first && !(s.second && cause == errClosed) { // if all of the connection is closed, the other one says so
 		s.closer()
 	}
 }
@@ -233,7 +237,7 @@ func request[T any](s *session, f func(*sftp.Client) (T, error)) (T, error) {
 			return v, err
 		}
 		if errors.Is(err, sftp.ErrSSHFxConnectionLost) || errors.Is(err, io.EOF) {
-			err = errors.New("closed by the server")
+			err = errClosed
 		}
 		s.fail(err)
 		return v, s.failure()
@@ -246,7 +250,7 @@ func request[T any](s *session, f func(*sftp.Client) (T, error)) (T, error) {
 func tell(s *session, f func(*sftp.Client) error) error {
 	_, err := request(s, func(c *sftp.Client) (struct{}, error) { return struct{}{}, f(c) })
 	if errors.Is(err, io.EOF) {
-		s.fail(errors.New("closed by the server"))
+		s.fail(errClosed)
 		return s.failure()
 	}
 	return err
