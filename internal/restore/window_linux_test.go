@@ -23,7 +23,7 @@ import (
 
 // overlapping are bounds with which nearly every file is a window of its own, and
 // the next is gathered while it is written.
-var overlapping = bounds{start: 1, files: 3, kept: 1 << 20}
+var overlapping = bounds{start: 1, files: 3, live: 4, kept: 1 << 20}
 
 // hooked calls load before a page or list is read, and read before a block is.
 type hooked struct {
