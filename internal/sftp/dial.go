@@ -109,7 +109,7 @@ func (d *dialer) connectAll(ctx context.Context, limit *limit, conns *closers) (
 			return nil, err
 		}
 		conns.add(conn)
-		below = &heardConn{Conn: conn, start: time.Now()}
+		below = &heardConn{Conn: conn}
 		if client, err = d.handshake(ctx, limit, below, i); err != nil {
 			return nil, err
 		}

@@ -173,8 +173,8 @@ func TestPassword(t *testing.T) {
 	}
 
 	// Time to think does not count.
-	options.ConnectTimeout = 2 * time.Second
-	options.Password = func(context.Context) (string, error) { time.Sleep(5 * time.Second / 2); return u.Password, nil }
+	options.ConnectTimeout = 5 * time.Second
+	options.Password = func(context.Context) (string, error) { time.Sleep(6 * time.Second); return u.Password, nil }
 	if s, err := Open(t.Context(), target, options); err != nil {
 		t.Error(err)
 	} else {

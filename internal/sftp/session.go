@@ -44,7 +44,9 @@ const missedKeepAlives = 3
 // requests unanswered (a dead disk or mount behind it) while the SSH server below
 // it is well, is given up after a longer time. What counts as a sign of life is
 // any byte that arrives: behind a slow line that is full of data, the answer to a
-// keep-alive may take minutes, those to earlier requests go on arriving.
+// keep-alive may take minutes, those to earlier requests go on arriving. Silence is
+// counted in looks that saw nothing new, not by the clock: a program that was itself
+// stopped for a while (SIGSTOP, a virtual machine that is moved) has missed nothing.
 type session struct {
 	peer   string // user@host:port, for messages
 	conn   *ssh.Client
@@ -55,9 +57,8 @@ type session struct {
 	second bool          // on the connection of another
 	lost   chan struct{} // closed at the end
 
-	// Times count from below.start.
-	answered atomic.Int64 // when bytes last arrived from the SFTP server, or requests began to wait
-	waiting  atomic.Int64 // requests without an answer
+	answered atomic.Uint64 // counts arrivals of bytes from the SFTP server, and beginnings of waiting for it
+	waiting  atomic.Int64  // requests without an answer
 
 	// Guarded by the pool.
 	active int  // calls and readers
@@ -67,17 +68,17 @@ type session struct {
 	err error
 }
 
-// heardConn notes when bytes arrive.
+// heardConn counts arrivals of bytes, and remembers why it was closed from this side.
 type heardConn struct {
 	net.Conn
-	start time.Time
-	heard atomic.Int64 // when bytes last arrived
+	heard atomic.Uint64
+	cause atomic.Pointer[error]
 }
 
 func (c *heardConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
-		c.heard.Store(int64(time.Since(c.start)))
+		c.heard.Add(1)
 	}
 	return n, err
 }
@@ -91,7 +92,7 @@ type answers struct {
 func (a answers) Read(p []byte) (int, error) {
 	n, err := a.Reader.Read(p)
 	if n > 0 {
-		a.s.answered.Store(int64(time.Since(a.s.below.start)))
+		a.s.answered.Add(1)
 	}
 	return n, err
 }
@@ -172,6 +173,11 @@ func (s *session) has(extension string) bool {
 
 // fail ends the session. The first cause counts.
 func (s *session) fail(cause error) {
+	if cause == errClosed { // the server's doing, unless the other session on the connection has ended it
+		if ended := s.below.cause.Load(); ended != nil {
+			cause = *ended
+		}
+	}
 	s.mu.Lock()
 	first := s.err == nil
 	if first {
@@ -180,6 +186,7 @@ func (s *session) fail(cause error) {
 	}
 	s.mu.Unlock()
 	if first && !(s.second && cause == errClosed) { // if all of the connection is closed, the other one says so
+		s.below.cause.CompareAndSwap(nil, &cause)
 		s.closer()
 	}
 }
@@ -193,8 +200,10 @@ func (s *session) failure() error {
 
 // watchConn closes the session when the other side has gone.
 func (s *session) watchConn(keepAlive, answer time.Duration) {
-	ticker := time.NewTicker(max(min(keepAlive/2, answer/4), time.Millisecond))
+	interval := max(min(keepAlive/2, answer/4), time.Millisecond)
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
+	heard, answered := quiet{counter: &s.below.heard}, quiet{counter: &s.answered}
 	var asking atomic.Bool
 	for {
 		select {
@@ -202,13 +211,12 @@ func (s *session) watchConn(keepAlive, answer time.Duration) {
 			return
 		case <-ticker.C:
 		}
-		now := time.Since(s.below.start)
-		silent := now - time.Duration(s.below.heard.Load())
-		unanswered := now - time.Duration(s.answered.Load())
+		waiting := s.waiting.Load() > 0 // before the look, which sees then that it has begun
+		silent, unanswered := heard.look()*interval, answered.look()*interval
 		switch {
 		case silent >= missedKeepAlives*keepAlive:
 			s.fail(fmt.Errorf("no sign of life for %s", silent.Round(time.Millisecond)))
-		case s.waiting.Load() > 0 && unanswered >= answer:
+		case waiting && unanswered >= answer:
 			s.fail(fmt.Errorf("its SFTP server has not answered for %s", unanswered.Round(time.Millisecond)))
 		case silent >= keepAlive && asking.CompareAndSwap(false, true):
 			go func() { // may block as long as the session lives
@@ -219,12 +227,29 @@ func (s *session) watchConn(keepAlive, answer time.Duration) {
 	}
 }
 
+// quiet says for how long a counter has not changed.
+type quiet struct {
+	counter *atomic.Uint64
+	last    uint64
+	looks   time.Duration
+}
+
+// look returns the number of looks in a row that have seen nothing new.
+func (q *quiet) look() time.Duration {
+	if n := q.counter.Load(); n != q.last {
+		q.last, q.looks = n, 0
+	} else {
+		q.looks++
+	}
+	return q.looks
+}
+
 // request makes one request of the SFTP server: all go through here. An error that
 // is not the server's answer to it is one of the session, and ends that; io.EOF
 // remains what it is.
 func request[T any](s *session, f func(*sftp.Client) (T, error)) (T, error) {
 	if s.waiting.Load() == 0 { // before it counts as waiting, lest an idle hour count
-		s.answered.Store(int64(time.Since(s.below.start)))
+		s.answered.Add(1)
 	}
 	s.waiting.Add(1)
 	v, err := f(s.client)
