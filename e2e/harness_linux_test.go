@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -76,6 +77,20 @@ func TestMain(m *testing.M) {
 	}())
 }
 
+// depend tells 'go test' that results are those of the sources as they are: it sees what a
+// test opens, and not what the compiler opens for it.
+var depend = sync.OnceValue(func() error {
+	if _, err := os.Stat("../go.mod"); err != nil {
+		return err
+	}
+	for _, root := range []string{"../cmd", "../internal"} {
+		if err := filepath.WalkDir(root, func(_ string, _ fs.DirEntry, err error) error { return err }); err != nil {
+			return err
+		}
+	}
+	return nil
+})
+
 // A world is a directory with a state, a cache and keys of its own.
 type world struct {
 	t   *testing.T
@@ -88,6 +103,7 @@ type world struct {
 // newWorld makes a world of an encrypted repository's user.
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	must(t, depend())
 	// Not t.TempDir: others cannot enter that one, and it fails where a test that
 	// failed left immutable files.
 	dir, err := os.MkdirTemp("", "bh-e2e-")
