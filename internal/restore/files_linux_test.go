@@ -231,11 +231,11 @@ func TestCancel(t *testing.T) {
 			}
 		}
 		target := t.TempDir()
-		start := time.Now()
 		_, err := Run(ctx, m, &tree.Snapshot{}, root, "/src", target, Options{bounds: bounds{openFiles: 1}})
-		if !errors.Is(err, context.Canceled) || time.Since(start) > 2*time.Second {
-			t.Errorf("after %d: %v in %v", after, err, time.Since(start))
+		if !errors.Is(err, context.Canceled) || calls.Load() > after+100 {
+			t.Errorf("after %d: %v with %d reads", after, err, calls.Load())
 		}
+		t.Logf("%d reads, cancelled in the %dth", calls.Load(), after)
 		if left := temps(t, target); len(left) > 0 {
 			t.Errorf("left: %v", left)
 		}
