@@ -56,13 +56,14 @@ func flip(t *testing.T, path string) {
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	src, dest := w.path("src"), w.path("repo")
 	for i := range 30 { // several packs
-		w.write(filestest.Bytes(fmt.Sprint("old", i), 1<<20), "src", fmt.Sprintf("old-%02d", i))
+		w.write(filestest.Bytes(fmt.Sprint("old", i), 600_000), "src", fmt.Sprintf("old-%02d", i))
 	}
 	first := w.backup(ok, encrypted(src, dest)...)
 	for i := range 10 {
-		w.write(filestest.Bytes(fmt.Sprint("new", i), 1<<20), "src", fmt.Sprintf("new-%02d", i))
+		w.write(filestest.Bytes(fmt.Sprint("new", i), 600_000), "src", fmt.Sprintf("new-%02d", i))
 	}
 	last := w.backup(ok, encrypted(src, dest)...)
 	foreign := w.path("foreign")

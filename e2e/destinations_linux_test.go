@@ -14,6 +14,7 @@ import (
 func TestSeveralDestinations(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	src, a, b, c := w.tree(10, "src"), w.path("a"), w.path("b"), w.path("c")
 	rep := w.backup(ok, encrypted(src, a, b)...)
 	if len(rep.Destinations) != 2 || len(rep.Destinations[1].Copied) != 1 || rep.Destinations[1].Copied[0] != rep.Snapshot {
@@ -106,6 +107,7 @@ func TestNotMounted(t *testing.T) {
 	}
 	defer os.Remove(dir) // fails, and shows, if something was written
 	w := newWorld(t)
+	w.configure()
 	src, here := w.tree(1, "src"), w.path("here")
 	if strings.Contains(tool(t, "", "findmnt", "-nT", dir), "/mnt") {
 		t.Skip("something is mounted at /mnt")
@@ -128,6 +130,7 @@ func TestNotMounted(t *testing.T) {
 func TestOneFull(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	src := bigSource(w, 10)
 	small, large := w.mkdir("small"), w.path("large")
 	mount(t, small, "-t", "tmpfs", "-o", "size=20m", "tmpfs")

@@ -140,6 +140,7 @@ func TestDrill(t *testing.T) {
 func TestDrillFinds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	src, dest := w.tree(10, "src"), w.path("repo")
 	id := w.backup(ok, encrypted(src, dest)...).Snapshot
 	w.drill(ok, "--backup-dirs", dest)

@@ -21,6 +21,7 @@ func TestGuard(t *testing.T) {
 	t.Parallel()
 	const files = 300
 	w := newWorld(t)
+	w.configure()
 	for i := range files {
 		w.write(letters(i), "src", fmt.Sprintf("d%d", i%7), fmt.Sprintf("%03d.txt", i))
 	}

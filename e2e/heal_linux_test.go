@@ -52,6 +52,7 @@ func rot(t *testing.T, repo string, seed uint64, share float64) (sectors int) {
 func TestHealRot(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	src, repo := bigSource(w, 15), w.path("repo")
 	w.write([]byte("[REPOSITORY]\nparity = 10%\n"), "parity.ini")
 	must(t, os.Chmod(w.path("parity.ini"), 0o600))
@@ -101,6 +102,7 @@ func TestHealRot(t *testing.T) {
 func TestPruneFull(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	disk := w.mkdir("disk")
 	mount(t, disk, "-t", "tmpfs", "-o", "size=80m", "tmpfs")
 	repo := filepath.Join(disk, "repo")

@@ -54,6 +54,7 @@ func TestSignals(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run(sig.String(), func(t *testing.T) {
 			w := newWorld(t)
+			w.configure()
 			src, dest := bigSource(w, 100), w.path("repo")
 			args := append([]string{"backup"}, encrypted(src, dest)...)
 			c, end := w.start(args...)
@@ -107,6 +108,7 @@ func TestKillBackup(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	w := newWorld(t)
+	w.configure()
 	src := bigSource(w, 30)
 
 	start := time.Now()
@@ -150,6 +152,7 @@ func TestKillBackup(t *testing.T) {
 func TestKillRestore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	src, dest := bigSource(w, 60), w.path("repo")
 	for i := range 300 {
 		w.write(filestest.Bytes(fmt.Sprint("small", i), 1000*i), "src", "small", fmt.Sprint(i))
@@ -189,6 +192,7 @@ func TestKillRestore(t *testing.T) {
 func TestKillCopy(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	src := bigSource(w, 30)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

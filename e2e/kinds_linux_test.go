@@ -23,6 +23,7 @@ func TestEveryKind(t *testing.T) {
 		t.Log("not root: owners, devices, trusted attributes and some flags are not tested")
 	}
 	w := newWorld(t)
+	w.configure()
 	src, dest := w.mkdir("src"), w.path("repo")
 	for _, note := range filestest.Generate(t, src) {
 		t.Log("not made: " + note)

@@ -15,6 +15,7 @@ import (
 func TestModes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	src, dest := w.tree(20, "src"), w.path("repo")
 	type point struct {
 		id   string
@@ -90,6 +91,7 @@ func sizeOutside(t *testing.T, dir, name string) int64 {
 func TestModesAreSeparate(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	x, y, a, b := w.tree(3, "x"), w.tree(3, "y"), w.path("a"), w.path("b")
 	w.backup(ok, encrypted(x, a)...)
 	for _, c := range [][2]string{{y, a}, {x, b}} { // another source, another destination
@@ -110,6 +112,7 @@ func TestModesAreSeparate(t *testing.T) {
 func TestSilentChange(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	image, dir := w.path("image"), w.mkdir("disk")
 	needRoot(t, "it mounts a file system")
 	f, err := os.Create(image)

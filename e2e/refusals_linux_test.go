@@ -158,6 +158,7 @@ func storeSum(t *testing.T, dir string) string {
 func TestSuddenlyEmpty(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	src, dest := w.tree(3, "src"), w.path("repo")
 	w.backup(ok, encrypted(src, dest)...)
 	moved := w.path("moved")
@@ -261,6 +262,7 @@ func mount(t *testing.T, dir string, args ...string) {
 func TestReadOnlyDestination(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	src, dir := w.tree(2, "src"), w.mkdir("medium")
 	mount(t, dir, "-t", "tmpfs", "-o", "size=50m", "tmpfs")
 	dest := filepath.Join(dir, "repo")
@@ -291,6 +293,7 @@ func TestReadOnlyDestination(t *testing.T) {
 func TestFullDestination(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	for i := range 32 {
 		w.write(filestest.Bytes(fmt.Sprint("big", i), 4<<20), "src", fmt.Sprint(i))
 	}

@@ -21,7 +21,8 @@ import (
 	"github.com/SP1R4/BackupHandler/v3/internal/sftp/sftptest"
 )
 
-// configure writes the configuration that the program finds by itself.
+// configure writes the configuration that the program finds by itself, with these sections
+// and a key file: tests with many executions have it for that alone.
 func (w *world) configure(sections ...string) {
 	w.t.Helper()
 	key := w.write(bytes.Repeat([]byte{7}, 32), "home", "key") // a passphrase takes its time in each execution

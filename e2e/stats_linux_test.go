@@ -13,6 +13,7 @@ import (
 func TestStatsUnique(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.configure()
 	src, dest := w.tree(30, "src"), w.path("a")
 	for i := range 5 {
 		w.write(filestest.Bytes(fmt.Sprint("stays", i), 100_000), "src", "d1", fmt.Sprint("stays", i))
