@@ -133,6 +133,9 @@ func TestFastWhereDefaultGainsNothing(t *testing.T) {
 // Noise that is written down in fewer characters than there are bytes compresses to what
 // it is, also after noise: pictures in mails, and in dumps of databases.
 func TestWrittenNoise(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing for the race detector")
+	}
 	noise := randomBytes(1, BlockBytes)
 	digits := []byte(hex.EncodeToString(noise))[:BlockBytes]
 	var mail, rows []byte
