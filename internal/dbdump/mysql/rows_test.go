@@ -81,6 +81,9 @@ func randomRows(random *rand.Rand, n int) []string {
 // The rows are what they were whatever the parts they come in, statements end in the same
 // places whatever places they ended in before, and have the sizes that are promised.
 func TestRows(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine: nothing for the race detector")
+	}
 	for seed := range uint64(12) {
 		random := rand.New(rand.NewPCG(seed, 7))
 		head := []string{
